@@ -1,0 +1,205 @@
+"""The collector of one model and optimizer: makes a Frame at each step boundary.
+
+Flow: in go forward passes (through the taps), gradients and weights; out comes a Frame, with one transfer from each
+device that holds layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stepguard.collect.framing import Framer, Membership, grad_signals, weight_signals
+from stepguard.collect.layers import watched_modules
+from stepguard.collect.parameters import ParameterBank, ParameterNumbers, banks
+from stepguard.collect.samples import Samples
+from stepguard.collect.taps import INPUT, Taps
+from stepguard.collect.transfer import Transfer
+from stepguard.signals import Frame, Layer
+
+
+class Collector:
+    """Everything that is measured of one model.
+
+    `layers` are known, in depth order, once the first frame is made. `active` says whether the forward passes to come
+    are measured; it has to be set before they begin.
+
+    Raises:
+        StepguardError: `choice` matches no layer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        choice: str | Sequence[str] | None,
+        on_fault: Callable[[Exception], None],
+    ) -> None:
+        self._watched = watched_modules(model, choice)
+        self._taps = Taps(model, self._watched, on_fault)
+        self._of_model = set(model.parameters())
+        self._of_optimizer = [p for group in optimizer.param_groups for p in group["params"]]
+        own = [p for item in self._watched for p in item.parameters]
+        parameters = dict.fromkeys([*own, *self._of_optimizer])
+        self._banks = banks([p for p in parameters if p.numel()])
+        self._members: list[Membership] = []
+        self.layers: tuple[Layer, ...] = ()
+        self._places: dict[str, int] = {}
+        self._framer = Framer(0)
+
+    @property
+    def active(self) -> bool:
+        """Whether the next forward passes are measured."""
+        return self._taps.active
+
+    @active.setter
+    def active(self, value: bool) -> None:
+        self._taps.active = value
+
+    def complaints(self) -> Iterator[str]:
+        """What is wrong with this model and this optimizer as a pair, each as a sentence."""
+        if not self._watched:
+            yield "the model has no layer to watch: no module with parameters, no activation module"
+        if not self._of_model.intersection(self._of_optimizer):
+            yield (
+                "the optimizer holds none of the model's parameters, so the model will never learn"
+                " (was it made before the model was, or for another one?)"
+            )
+
+    def close(self) -> None:
+        """Take all hooks off the model."""
+        self._taps.close()
+
+    def remember(self, step: int) -> None:
+        """Sample the weights before this step's update, so that the next frame can tell how far they moved."""
+        for bank in self._banks:
+            bank.remember(step)
+
+    def frame(self, step: int, loss: Tensor | None, *, sampled: bool) -> Frame:
+        """Make the frame of this step, before its update.
+
+        With `sampled` it holds every signal of the forward passes since the last frame. Without, it holds the loss and
+        `grad.nonfinite`, and all of `grad.*` and `weight.*` where a gradient is not finite.
+        """
+        frame = self._frame_of_loss(step)
+        transfer = self._with_loss(frame, loss)
+        if sampled:
+            self._add_activations(frame, transfer)
+            self._add_parameters(frame, transfer)
+            transfer.run()
+        elif not self._screen(frame, transfer):
+            transfer = Transfer()
+            self._add_parameters(frame, transfer)
+            transfer.run()
+        return frame
+
+    def frame_of_loss(self, step: int, loss: Tensor | None) -> Frame:
+        """Make a frame of the loss alone, and forget the forward passes since the last frame."""
+        frame = self._frame_of_loss(step)
+        self._taps.forget()
+        self._with_loss(frame, loss).run()
+        return frame
+
+    def _frame_of_loss(self, step: int) -> Frame:
+        if not self.layers:
+            self._settle()
+        return Frame(step)
+
+    def _settle(self) -> None:
+        """Fix the layers: those called, in the order of their first call, then the others."""
+        called = self._taps.settle()
+        names = {layer.name for layer in called}
+        self.layers = (*called, *(item.layer for item in self._watched if item.layer.name not in names))
+        self._places = {layer.name: place for place, layer in enumerate(self.layers)}
+        self._framer = Framer(len(self.layers))
+        for bank in self._banks:
+            place = {parameter: i for i, parameter in enumerate(bank.parameters)}
+            pairs = [
+                (self._places[item.layer.name], place[parameter])
+                for item in self._watched
+                for parameter in item.parameters
+                if parameter in place
+            ]
+            self._members.append(Membership(pairs, len(self.layers)))
+
+    def _with_loss(self, frame: Frame, loss: Tensor | None) -> Transfer:
+        transfer = Transfer()
+        if loss is not None:
+            transfer.add(loss.reshape(1), lambda host: frame.scalars.update(loss=float(host[0])))
+        return transfer
+
+    def _screen(self, frame: Frame, transfer: Transfer) -> bool:
+        """Bring over whether the gradients are finite; say so in the frame if all are."""
+        finite: list[bool] = []
+        for bank in self._banks:
+            transfer.add(bank.screen(), lambda host: finite.append(bool(np.isfinite(host[0]))))
+        transfer.run()
+        if not all(finite):
+            return False
+        for bank, members in zip(self._banks, self._members, strict=True):
+            has_grad = np.array([p.grad is not None for p in bank.parameters], dtype=np.float64)
+            reached = np.flatnonzero(members.total(has_grad))
+            if len(reached):
+                self._framer.fill(frame, "grad.nonfinite", reached, np.zeros(len(reached)))
+        return True
+
+    def _add_activations(self, frame: Frame, transfer: Transfer) -> None:
+        for samples, name_of in self._taps.groups():
+
+            def finish(
+                host: NDArray[np.floating],
+                samples: Samples = samples,
+                name_of: Callable[[int], str] = name_of,
+            ) -> None:
+                self._put_activations(frame, samples, host, name_of)
+
+            transfer.add(samples.reduce(), finish)
+
+    def _put_activations(
+        self, frame: Frame, samples: Samples, host: NDArray[np.floating], name_of: Callable[[int], str]
+    ) -> None:
+        rows, found, hist = samples.signals(host)
+        names = [name_of(row) for row in rows]
+        if INPUT in names:
+            row = names.index(INPUT)
+            for what in ("mean", "std", "absmax", "nonfinite"):
+                frame.scalars[f"input.{what}"] = float(found[f"act.{what}"][row])
+        inside = [row for row, name in enumerate(names) if name in self._places]
+        places = [self._places[names[row]] for row in inside]
+        self._framer.activations(
+            frame, places, {signal: values[inside] for signal, values in found.items()}, hist[inside]
+        )
+
+    def _add_parameters(self, frame: Frame, transfer: Transfer) -> None:
+        for bank, members in zip(self._banks, self._members, strict=True):
+
+            def finish(
+                host: NDArray[np.floating], bank: ParameterBank = bank, members: Membership = members
+            ) -> None:
+                self._put_parameters(frame, bank.numbers(host), members)
+
+            transfer.add(bank.reduce(), finish)
+
+    def _put_parameters(self, frame: Frame, numbers: ParameterNumbers, members: Membership) -> None:
+        n, fill = numbers, self._framer.fill
+        weights = weight_signals(members, n.numel, n.weight_norm, n.weight_absmax, n.weight_nonfinite)
+        there = ~np.isnan(n.grad_zero)
+        grads = grad_signals(members, n.numel, n.grad_norm, n.grad_absmax, n.grad_zero, n.grad_nonfinite)
+        owners, reached = (
+            np.flatnonzero(members.total(np.float64(some)) > 0) for some in (n.numel > 0, there)
+        )
+        for places, signals in ((owners, weights), (reached, grads)):
+            for signal, values in signals.items():
+                fill(frame, signal, places, values[places])
+        if there.any():
+            before = frame.scalars.get("grad_norm", 0.0)
+            frame.scalars["grad_norm"] = float(np.hypot(before, np.linalg.norm(n.grad_norm[there])))
+        moved = ~np.isnan(n.update_norm)
+        movable = np.flatnonzero((members.total(np.float64(moved)) > 0) & (weights["weight.norm"] > 0))
+        if len(movable):
+            update = np.sqrt(members.total(np.where(moved, n.update_norm, 0.0) ** 2))
+            fill(frame, "update.ratio", movable, update[movable] / weights["weight.norm"][movable])

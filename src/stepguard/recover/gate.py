@@ -1,0 +1,86 @@
+"""The gate in front of `optimizer.step()`: asks before each step, and lets it happen or not.
+
+Flow: in come the optimizer's steps, with or without a closure; out goes one question a step, whose answer
+decides whether weights and optimizer state are touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class Gate:
+    """Step hooks on one optimizer.
+
+    Args:
+        optimizer: the optimizer; `scaler.step(optimizer)` and `optimizer.step()` pass the gate alike.
+        skips: asked before each step, with the closure's loss where there is a closure; True keeps the step from
+            happening. What it raises leaves `optimizer.step()` before the weights are touched.
+
+    A step that must not happen finds no gradients: every torch optimizer leaves a parameter without one alone, so
+    weight, state and step count stay bit for bit. The gradients are given back afterwards.
+    """
+
+    def __init__(self, optimizer: Optimizer, skips: Callable[[Tensor | None], bool]) -> None:
+        self._optimizer, self._skips = optimizer, skips
+        self._hidden: list[tuple[nn.Parameter, Tensor]] = []
+        self.passed = 0
+        """Steps that came to the gate."""
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before),
+            optimizer.register_step_post_hook(self._after),
+        ]
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(
+        self, _optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self.passed += 1
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._ask(None)
+            return None
+        asking = self._asking(closure)
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": asking}
+        return (args[0], asking, *args[2:]), kwargs
+
+    def _asking(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """The closure, with the question after its first run: only then are there gradients to judge."""
+        asked = False
+
+        def evaluate() -> Any:
+            nonlocal asked
+            loss = closure()
+            if not asked:
+                asked = True
+                self._ask(loss if isinstance(loss, Tensor) else None)
+            return loss
+
+        return evaluate
+
+    def _ask(self, loss: Tensor | None) -> None:
+        if self._skips(loss):
+            self._hide()
+
+    def _hide(self) -> None:
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._hidden.append((parameter, parameter.grad))
+                    parameter.grad = None
+
+    @torch.no_grad()
+    def _after(self, _optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+        for parameter, grad in self._hidden:
+            parameter.grad = grad
+        self._hidden.clear()

@@ -1,0 +1,106 @@
+"""The live side of one attempt: at each step boundary from the collector's frame to an observation.
+
+Flow: in come the loss and the scalars that the session knows; out goes what was seen and decided at this step. It also
+says to the collector which of the next forward passes to measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from stepguard.collect.cadence import Cadence
+from stepguard.collect.collector import Collector
+from stepguard.engine import Engine
+from stepguard.recover.attempt import Attempt
+from stepguard.recover.recovery import Observation, Recovery
+from stepguard.rules.rule import Ruleset
+from stepguard.signals import Frame
+
+
+class Observer:
+    """Counts the steps, from 0, and observes each.
+
+    Args:
+        collector: measures the model.
+        rules: the rules of the run.
+        cadence: at which steps everything is measured.
+        attempt: where the ladders begin.
+        total_steps: planned length of the run, if known.
+        dry_run: whether decisions are only reported.
+        complain: told of what is wrong with the rules, as a sentence.
+    """
+
+    def __init__(
+        self,
+        collector: Collector,
+        rules: Ruleset,
+        cadence: Cadence,
+        attempt: Attempt,
+        total_steps: int | None,
+        dry_run: bool,
+        complain: Callable[[str], None],
+    ) -> None:
+        self._collector, self._rules, self._cadence = collector, rules, cadence
+        self._attempt, self._total_steps, self._dry_run = attempt, total_steps, dry_run
+        self._complain = complain
+        self._recovery: Recovery | None = None
+        self._restored: Mapping[str, Any] | None = None
+        self._step, self._sampled = 0, True
+
+    def observe(self, loss: Tensor | None, scalars: Mapping[str, float]) -> Observation:
+        """Observe a step that is about to be taken."""
+        step = self._step
+        self._step += 1
+        if self._sampled:
+            self._collector.remember(step)
+        frame = self._collector.frame(step, loss, sampled=self._sampled)
+        return self._judge(frame, scalars)
+
+    def left_out(self, loss: Tensor | None, scalars: Mapping[str, float]) -> Observation:
+        """Observe a step that the GradScaler left out: its gradients overflowed, which is its daily business."""
+        frame = self._collector.frame_of_loss(self._step, loss)
+        self._step += 1
+        return self._judge(frame, scalars)
+
+    def _judge(self, frame: Frame, scalars: Mapping[str, float]) -> Observation:
+        frame.scalars |= scalars
+        recovery = self._recovery = self._recovery or self._begin()
+        observation = recovery.observe(frame)
+        for rule, reason in recovery.engine.take_failures():
+            self._complain(f"rule {rule!r} failed and is left out from now on: {reason}")
+        sampled, quiet = self._sampled, recovery.engine.quiet
+        self._sampled = self._collector.active = self._cadence.measures(self._step, quiet=quiet)
+        if self._sampled and not sampled:
+            self._collector.remember(frame.step)
+        return observation
+
+    def _begin(self) -> Recovery:
+        """Make the engine, once the layers are known."""
+        engine = Engine(self._rules, self._collector.layers, self._total_steps)
+        for rule in engine.sleeping():
+            self._complain(
+                f"rule {rule.name!r} sleeps: it counts in percent, give watch() total_steps to wake it"
+            )
+        recovery = Recovery(engine, self._attempt, dry_run=self._dry_run)
+        if self._restored is not None:
+            recovery.load_state_dict(self._restored)
+        return recovery
+
+    def end(self) -> None:
+        """Leave to the attempt where the ladders stand."""
+        if self._recovery is not None:
+            self._attempt.standings = dict(self._recovery.standings)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Step, windows, alerts and ladders."""
+        recovery = self._restored if self._recovery is None else self._recovery.state_dict()
+        return {"step": self._step, "recovery": recovery}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken, of a model with the same layers."""
+        self._step, self._restored = int(state["step"]), state["recovery"]
+        if self._recovery is not None and self._restored is not None:
+            self._recovery.load_state_dict(self._restored)

@@ -1,0 +1,145 @@
+"""What a restart changes: learning rate, initialisation, clipping. Each works on the model and optimizer in place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stepguard.collect.layers import is_activation
+from stepguard.collect.taps import first_floating
+from stepguard.recover.attempt import Attempt
+
+_LR_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")
+"""What an optimizer and its scheduler keep of the learning rate in a parameter group."""
+_WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]
+_GAINS = {"Tanh": "tanh", "Sigmoid": "sigmoid", "SELU": "selu"}
+
+
+class Scheduler(Protocol):
+    """What is needed of a learning-rate scheduler."""
+
+    base_lrs: list[float]
+
+
+def apply_attempt(
+    model: nn.Module, optimizer: Optimizer, scheduler: Scheduler | None, attempt: Attempt
+) -> None:
+    """Make model and optimizer what the attempt asks for; clipping is left to the step."""
+    if attempt.lr_scale != 1.0:
+        scale_lr(optimizer, scheduler, attempt.lr_scale)
+    if attempt.init == "kaiming":
+        kaiming(model)
+    elif attempt.init == "lsuv":
+        lsuv(model)
+
+
+def scale_lr(optimizer: Optimizer, scheduler: Scheduler | None, factor: float) -> None:
+    """Scale the learning rate of every group, and what the scheduler computes it from."""
+    for group in optimizer.param_groups:
+        for key in _LR_KEYS:
+            if key in group:
+                group[key] = group[key] * factor
+    if scheduler is not None:
+        scheduler.base_lrs = [lr * factor for lr in scheduler.base_lrs]
+
+
+def clip_gradients(optimizer: Optimizer, most: float) -> None:
+    """Scale all gradients down together so that their Euclidean norm is at most `most`."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    nn.utils.clip_grad_norm_(parameters, most)
+
+
+@torch.no_grad()
+def kaiming(model: nn.Module) -> None:
+    """Initialise every linear and convolutional layer for the activation that follows it; biases at zero.
+
+    He et al. 2015 (arXiv 1502.01852). A layer that no activation module follows is taken to feed a ReLU, the last
+    one to feed nothing.
+    """
+    modules = [module for module in model.modules() if isinstance(module, _WEIGHTED) or is_activation(module)]
+    last = max((i for i, module in enumerate(modules) if isinstance(module, _WEIGHTED)), default=-1)
+    for place, module in enumerate(modules):
+        if not isinstance(module, _WEIGHTED):
+            continue
+        follower = modules[place + 1] if place + 1 < len(modules) else None
+        nn.init.kaiming_normal_(module.weight)
+        module.weight.mul_(_gain(follower, place == last) / math.sqrt(2.0))
+        if module.bias is not None:
+            module.bias.zero_()
+
+
+def _gain(follower: nn.Module | None, last: bool) -> float:
+    if isinstance(follower, nn.LeakyReLU):
+        return nn.init.calculate_gain("leaky_relu", follower.negative_slope)
+    if follower is not None and type(follower).__name__ in _GAINS:
+        return nn.init.calculate_gain(_GAINS[type(follower).__name__])  # pyright: ignore[reportArgumentType]
+    return 1.0 if last and follower is None else math.sqrt(2.0)
+
+
+def lsuv(model: nn.Module) -> None:
+    """Give every linear and convolutional layer an output of mean 0 and std 1 on the first batch the model sees.
+
+    Layer-sequential unit variance (Mishkin & Matas 2015, arXiv 1511.06422), in one extra forward pass just before the
+    first in training mode: a layer's output is rescaled on its way, so the next layer already sees the new one.
+    """
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not module.training:
+            return
+        handle.remove()
+        _rescale(module, args, kwargs)
+
+    handle = model.register_forward_pre_hook(before, with_kwargs=True)
+
+
+def _rescale(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Run the model once, rescaling layer by layer; generators and buffers are left as they were."""
+    done: set[nn.Module] = set()
+
+    def after(module: nn.Module, _args: tuple[Any, ...], output: Any) -> Tensor | None:
+        found = first_floating(output)
+        if found is None or found is not output or module in done:
+            return None
+        done.add(module)
+        return _normalise(module, found)
+
+    layers = [module for module in model.modules() if isinstance(module, _WEIGHTED)]
+    handles = [layer.register_forward_hook(after) for layer in layers]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(_devices(model)):
+            model(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def _normalise(layer: nn.Module, output: Tensor) -> Tensor | None:
+    """Divide the layer's weights so that this output has std 1, and move its bias so that the mean is 0."""
+    assert isinstance(layer, _WEIGHTED)
+    std = output.std()
+    if not bool(std.isfinite()) or float(std) == 0.0:
+        return None
+    layer.weight.div_(std)
+    if layer.bias is None:
+        return output / std
+    mean = output.mean()
+    layer.bias.sub_(mean).div_(std)
+    return (output - mean) / std
+
+
+def _devices(model: nn.Module) -> Sequence[torch.device]:
+    def found() -> Iterator[torch.device]:
+        for parameter in model.parameters():
+            if parameter.is_cuda:
+                yield parameter.device
+
+    return list(dict.fromkeys(found()))

@@ -1,0 +1,76 @@
+"""What a person sees while the training runs: a live board on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from stepguard.report.board import Board
+from stepguard.report.diagnosis import Diagnosis
+from stepguard.report.live import LiveView
+from stepguard.report.palette import QUIET
+from stepguard.report.summary import Summary
+from stepguard.report.words import count
+from stepguard.rules.alert import Change
+from stepguard.signals import Frame, Layer
+
+
+class ConsoleReporter:
+    """Tells a person at `console` how a training goes.
+
+    On a terminal there is a live board, and diagnoses are printed in full above it. Anywhere else each
+    event is one plain line, and a frame is no event. It never starts a thread.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._board = Board()
+        self._view = LiveView(console, self._board)
+        self._is_live = console.is_interactive and not console.options.ascii_only
+
+    def frame(self, frame: Frame, layers: Sequence[Layer]) -> None:
+        """Take a frame; the board is drawn only if a redraw is due."""
+        if self._is_live:
+            self._board.take(frame, layers)
+            self._view.draw()
+
+    def changes(self, changes: Sequence[Change]) -> None:
+        """Take changes of alerts: the board marks what fires, and what is over is said."""
+        over = self._board.change(changes)
+        for rule, layers in over.items():
+            at = f" at {count(layers, 'layer')}" if layers else ""
+            self._say(f"step {changes[0].step}: {rule} is over{at}")
+
+    def diagnosis(self, diagnosis: Diagnosis) -> None:
+        """Print a diagnosis: in full on a terminal, as one line anywhere else."""
+        self._print(Padding(diagnosis, (1, 0)), [str(diagnosis)])
+
+    def note(self, text: str) -> None:
+        """Print one line that is no alert: a fault of the guard, a remedy that was applied."""
+        self._say(text)
+
+    def summary(self, summary: Summary) -> None:
+        """Print what became of the run."""
+        self._print(Padding(summary, (1, 0)), summary.lines())
+
+    def close(self) -> None:
+        """Take the board down. Printing still works afterwards."""
+        self._view.close()
+
+    def _say(self, text: str) -> None:
+        self._print(Text.assemble(("stepguard: ", QUIET), text), [f"stepguard: {text}"])
+
+    def _print(self, renderable: RenderableType, lines: Sequence[str]) -> None:
+        if self._console.is_terminal and not self._console.options.ascii_only:
+            self._view.print(renderable)
+            return
+        for line in lines:
+            self._print_plain(" ".join(line.split()))
+
+    def _print_plain(self, line: str) -> None:
+        """One line whatever its length, in the characters that the stream knows."""
+        known = line.encode(self._console.encoding, "replace").decode(self._console.encoding)
+        self._console.print(Text(known), soft_wrap=True)

@@ -1,0 +1,1 @@
+"""From YAML to conditions to alerts, without torch."""

@@ -1,0 +1,186 @@
+"""What is allowed in a rule file and yet surely not meant: rules that never fire, or repeat another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal, NamedTuple
+
+from stepguard.errors import Problem
+from stepguard.rules import tree
+from stepguard.rules.functions import FUNCTIONS, Detector, OverSteps
+from stepguard.rules.packs import Loaded
+from stepguard.rules.rule import Rule
+from stepguard.rules.tree import Call, Constant, Node, Operation
+from stepguard.rules.wording import plural, quote
+
+_SHARES = {"act.near_zero", "act.tiny", "act.dead", "act.dormant", "act.saturated", "grad.zero", "progress"}
+"""Signals that cannot be above 1."""
+_SAME_RANGE = {"prev", "mean", "median", "min", "max", "ewma", "worst", "first", "last"}
+"""Functions whose result lies where their argument lies."""
+_YOUNG = {"crash"}
+"""Functions that need no full window."""
+_SEVERITIES = ("info", "warning", "critical")
+
+
+@dataclass(frozen=True)
+class Lint:
+    """Something that is surely not meant, or worth a note."""
+
+    problem: Problem
+    level: Literal["warning", "note"]
+
+
+def lint(loaded: Loaded) -> list[Lint]:
+    """Look for what is allowed and yet surely not meant, in the order of the rules."""
+    found = [each for rule in loaded.ruleset.rules for each in _of_rule(rule, loaded)]
+    for first, second in combinations(loaded.ruleset.rules, 2):
+        what = _of_pair(first, second)
+        if what:
+            found.append(_at(second, "when", what, loaded))
+    return found
+
+
+def _at(
+    rule: Rule, field: str, what: str, loaded: Loaded, level: Literal["warning", "note"] = "warning"
+) -> Lint:
+    node = loaded.fields[rule.name].get(field)
+    return Lint(Problem(node.node.place if node else rule.place, what, rule.name), level)
+
+
+def _of_rule(rule: Rule, loaded: Loaded) -> Iterator[Lint]:
+    for what in _comparisons(rule.condition.root):
+        yield _at(rule, "when", what, loaded)
+    needed = _steps_needed(rule.condition.root) + rule.hold - 1
+    end = rule.active.end
+    if not end.percent and needed > end.value + 1:
+        what = f"can never fire: it needs {plural(int(needed), 'step')} and sleeps after step {end.value:g}"
+        yield _at(rule, "active", what, loaded)
+    if rule.active.needs_total:
+        what = "a percentage: without total_steps this rule sleeps"
+        yield _at(rule, "active", what, loaded, "note")
+    if "layers" in loaded.fields[rule.name] and not rule.condition.layered:
+        yield _at(rule, "layers", "the filter does nothing: the condition looks at no layers", loaded)
+    kinds = [action.kind for action in rule.ladder]
+    if "halt" in kinds[:-1]:
+        unreached = kinds[kinds.index("halt") + 1]
+        yield _at(rule, "action", f"{unreached} is never reached: halt stands before it", loaded)
+
+
+# Comparisons that are always the same
+
+
+class _Range(NamedTuple):
+    low: float
+    high: float
+
+
+def _range(node: Node) -> _Range:
+    """Bound a number, as far as its parts tell."""
+    if isinstance(node, Constant):
+        return _Range(node.value, node.value)
+    if node.text in _SHARES or (isinstance(node, Call) and node.function == "share"):
+        return _Range(0, 1)
+    if isinstance(node, Call) and node.function in _SAME_RANGE:
+        return _range(node.argument)
+    return _Range(0 if node.positive else -math.inf, math.inf)
+
+
+def _comparisons(root: Node) -> Iterator[str]:
+    for node in tree.walk(root):
+        if isinstance(node, Operation) and node.operator in {"<", "<=", ">", ">=", "==", "!="}:
+            yield from _comparison(node)
+
+
+def _comparison(node: Operation) -> Iterator[str]:
+    shown = quote(node.text[1:-1], 80)
+    left, right = (_range(part) for part in node.parts)
+    if any(math.isnan(bound.low) for bound in (left, right)):
+        yield f"{shown} is never true: nothing compares with nan; write nonfinite(x)"
+    elif not isinstance(node.parts[0], Constant) or not isinstance(node.parts[1], Constant):
+        verdict = _verdict(node.operator, left, right)
+        if verdict is not None:
+            yield f"{shown} is {'always' if verdict else 'never'} true: {_where(node)}"
+
+
+def _verdict(operator: str, left: _Range, right: _Range) -> bool | None:
+    """Tell a comparison from the ranges alone; None where it depends."""
+    match operator:
+        case "<" | "<=":
+            left, right = right, left
+        case ">" | ">=":
+            pass
+        case _:
+            apart = left.low > right.high or right.low > left.high
+            return (operator == "!=") if apart else None
+    strict = operator in {"<", ">"}
+    if left.high < right.low or (strict and left.high == right.low):
+        return False
+    return True if left.low > right.high or (not strict and left.low == right.high) else None
+
+
+def _where(node: Operation) -> str:
+    shown: list[str] = []
+    for part in node.parts:
+        bounds = _range(part)
+        if not isinstance(part, Constant) and not math.isinf(bounds.low):
+            high = "" if math.isinf(bounds.high) else f" to {bounds.high:g}"
+            shown.append(f"{part.text} lies from {bounds.low:g}{high or ' up'}")
+    return ", ".join(shown)
+
+
+# Windows
+
+
+def _steps_needed(node: Node) -> int:
+    """Count the steps from the first on before the condition can be known."""
+    parts = [_steps_needed(part) for part in node.parts]
+    if isinstance(node, Operation) and node.operator == "or":
+        return min(parts)
+    inside = max(parts, default=1)
+    function = FUNCTIONS[node.function] if isinstance(node, Call) else None
+    if not isinstance(node, Call) or not isinstance(function, OverSteps | Detector):
+        return inside
+    return inside if node.function in _YOUNG else inside + _window(node) - 1
+
+
+def _window(node: Call) -> int:
+    if node.function == "held":
+        return int(node.settings["n"])
+    before_now = node.function in {"prev", "delta", "growth", "zscore", "spike"}
+    return int(node.settings["n"]) + (1 if before_now else 0)
+
+
+# Pairs of rules
+
+
+def _of_pair(first: Rule, second: Rule) -> str:
+    """Say what is wrong with two rules together; empty if nothing is."""
+    if (first.layers, first.active) != (second.layers, second.active):
+        return ""
+    if first.condition.root.text == second.condition.root.text and first.hold == second.hold:
+        return f"says what rule '{first.name}' says"
+    for strict, loose in ((first, second), (second, first)):
+        if _implies(strict.condition.root, loose.condition.root) and _no_stronger(strict, loose):
+            return f"whenever '{strict.name}' fires, '{loose.name}' fires and does the same"
+    return ""
+
+
+def _no_stronger(strict: Rule, loose: Rule) -> bool:
+    severe = _SEVERITIES.index(strict.severity) <= _SEVERITIES.index(loose.severity)
+    return severe and strict.ladder == loose.ladder and strict.hold >= loose.hold
+
+
+def _implies(strict: Node, loose: Node) -> bool:
+    """Tell whether one threshold on the same quantity lies behind the other."""
+    if not isinstance(strict, Operation) or not isinstance(loose, Operation):
+        return False
+    if strict.operator != loose.operator or strict.parts[0].text != loose.parts[0].text:
+        return False
+    near, far = loose.parts[-1], strict.parts[-1]
+    if not isinstance(near, Constant) or not isinstance(far, Constant):
+        return False
+    higher = strict.operator in {">", ">="} and far.value > near.value
+    return higher or (strict.operator in {"<", "<="} and far.value < near.value)

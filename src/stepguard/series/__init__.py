@@ -1,0 +1,1 @@
+"""Numbers over steps, without torch: history, windows, detectors, the run file."""

@@ -1,0 +1,201 @@
+"""Detectors: functions of a window that say at which layers something happens, and what they measured.
+
+They look upwards only: a series that falls never fires one of them, but for `plateau`, which waits for the
+fall to end. A ratio counts only against the series' own spread, so that tiny numbers do not fire by being
+tiny. Window and steps are as in `windows`.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepguard.series import robust
+from stepguard.series.history import Array, Window
+
+Truth = NDArray[np.bool_]
+
+BLOCKS = 20
+"""`plateau` and `drift` cut their window into so many equal stretches and look at their medians."""
+_RECENT = 6
+_SURE_ALONE = 35.0
+_SURE_TWICE = (5.0, 6.0)
+_SURE_SHIFT = 6.0
+_SURE_FALL = 3.0
+_SLOPE_ERROR = 1.05 * (12 / BLOCKS) ** 0.5
+"""Standard error of a Theil-Sen line's rise over all blocks, in standard deviations of one block's median."""
+
+
+class Detection(NamedTuple):
+    """What a detector says at each layer; all arrays have the window's shape."""
+
+    holds: Truth
+    """False where it is not known."""
+    known: Truth
+    """Where there were readings enough to tell."""
+    measures: dict[str, Array]
+    """What it measured, by name."""
+
+
+def crash(x: Window, step: int, *, rise: float, fall: float, within: int) -> Detection:
+    """The rising crash: within the last steps x rose from a trough to a peak, and fell from there till now.
+
+    Holds where some reading of the last `within` steps is at least `rise` times the least one before it and
+    at least `fall` times the reading now. A trough must be above 0. A young window will do, since the crash
+    comes early. Known where there is a reading now. Measures `rise`, `fall` and `peak` of the highest such
+    peak, NaN where nothing rose that much.
+
+    Source: fast.ai, From deep learning foundations to stable diffusion, lesson 16. Guarantee: none.
+    """
+    values, current = x.cut(step, within).values, x.now(step)
+    trough = np.minimum.accumulate(np.where(values > 0, values, np.inf), axis=0)
+    risen = np.where(values >= rise * trough, values, -np.inf)
+    top = np.max(risen, axis=0, initial=-np.inf)
+    found = top > 0
+    measures = {name: np.full_like(x.first, np.nan) for name in ("rise", "fall", "peak")}
+    if found.any():
+        lowest = robust.take(trough, np.argmax(risen, axis=0))
+        measures = {
+            "rise": np.divide(top, lowest, out=measures["rise"], where=found),
+            "fall": _fold(np.where(found, top, np.nan), current),
+            "peak": np.where(found, top, np.nan),
+        }
+    return Detection(found & (top >= fall * current), ~np.isnan(current), measures)
+
+
+def spike(x: Window, step: int, n: int, by: float) -> Detection:
+    """A jump: x is far above the n steps before, at least `by` times their median.
+
+    With z the distance from that median in robust standard deviations of these n steps, it needs z of 35 now,
+    or z of 6 now and 5 at the reading before. Logarithms are taken where all readings are above 0. The
+    spread is taken around the line of a falling series, the median is not, so a falling loss neither fires it
+    nor hides a jump. Where x can be 0 or below, the ratio is 1 + distance / max(abs(median), spread).
+
+    Known where there is a reading now, the window is full with 8 readings at least, and not all are 0.
+    Measures `ratio` and `baseline`, the median.
+
+    Source: robust z-scores as in Iglewicz and Hoaglin (1993); twice in a row as in the Western Electric rules
+    (1956). Guarantee: none; the figures are measured.
+    """
+    before, current = x.cut(step - 1, n), x.now(step)
+    base = _baseline(before, falling=True)
+    z, earlier = base.distance(current), base.distance(robust.newest(before.values))
+    ratio = base.ratio(current)
+    sure = (z >= _SURE_ALONE) | ((earlier >= _SURE_TWICE[0]) & (z >= _SURE_TWICE[1]))
+    enough = robust.readings(before.values) >= robust.MIN_BASELINE
+    known = x.full(step - 1, n) & enough & ~np.isnan(current) & (base.spread > 0)
+    return Detection(known & sure & (ratio >= by), known, {"ratio": ratio, "baseline": base.level})
+
+
+def plateau(x: Window, step: int, n: int, by: float) -> Detection:
+    """No progress: over the last n steps x has surely fallen by less than `by`, a share of its level.
+
+    The fall is that of the Theil-Sen line through the medians of 20 equal stretches, over their own median.
+    "Surely" is three standard errors, from the spread around that line: on noisy series it stays silent until
+    n is long enough. A rising series holds as well.
+
+    Known where the window is full, each of the stretches has a reading, and the level is not 0. Measures
+    `fall` and `level`.
+
+    Source: Sen (1968); the question is that of an equivalence test, Schuirmann (1987). Guarantee: none.
+    """
+    stretches = _medians(x, step, n)
+    times = robust.column(np.arange(BLOCKS), stretches.ndim).astype(np.float64)
+    slope, level = robust.theil_sen(times, stretches), robust.median(stretches)
+    line = level + slope * (times - np.mean(times))
+    error = _SLOPE_ERROR * robust.spread(stretches - line)
+    known = x.full(step, n) & ~np.isnan(stretches).any(axis=0) & (level != 0)
+    scale = np.where(known, np.abs(level), np.nan)
+    fall = -slope * BLOCKS / scale
+    holds = fall + _SURE_FALL * error / scale < by
+    return Detection(known & holds, known, {"fall": fall, "level": level})
+
+
+def drift(x: Window, step: int, n: int, by: float) -> Detection:
+    """A slow rise: the newest part of the last n steps lies above all that came before, `by` times or more.
+
+    The window is cut into 20 equal stretches. The median of each of the newest 6 must be above those of the
+    14 before, their levels apart by 6 robust standard deviations of the 14 around their line, and by the factor
+    `by`. Logarithms and ratio are as in `spike`. After a step it holds for some stretches only, during a rise
+    throughout.
+
+    Known where the window is full and each of the stretches has a reading. Measures `ratio` and `baseline`,
+    the median before.
+
+    Source: precedence tests, Nelson (1963); medians of stretches against the dependence of neighbours.
+    Guarantee: on exchangeable noise of any distribution, at a given step at most 6! 14! / 20! = 2.6e-5.
+    """
+    stretches = _medians(x, step, n)
+    old, new = stretches[:-_RECENT], stretches[-_RECENT:]
+    base = _baseline(Window(np.arange(len(old)), old, x.first), falling=False)
+    level = robust.median(new)
+    known = x.full(step, n) & ~np.isnan(stretches).any(axis=0) & (base.spread > 0)
+    above = np.min(new, axis=0) > np.max(old, axis=0)
+    ratio = base.ratio(level)
+    sure = above & (base.distance(level) >= _SURE_SHIFT)
+    return Detection(known & sure & (ratio >= by), known, {"ratio": ratio, "baseline": base.level})
+
+
+class _Baseline(NamedTuple):
+    """Where a series lies and how much it varies; in logarithms where `positive`."""
+
+    positive: Truth
+    centre: Array
+    spread: Array
+
+    @property
+    def level(self) -> Array:
+        """The centre, as x itself is measured."""
+        return np.exp(self.centre, out=np.array(self.centre), where=self.positive)
+
+    def distance(self, values: Array) -> Array:
+        """How far above the centre, in spreads; NaN for what is not above 0 where all was."""
+        known = np.where(self.spread > 0, self.spread, np.nan)
+        return (_scaled(values, self.positive) - self.centre) / known
+
+    def ratio(self, values: Array) -> Array:
+        """How many times the level, or one plus the distance over the larger of level and spread."""
+        level = self.level
+        scale = np.where(self.positive, level, np.maximum(np.abs(level), self.spread))
+        return 1 + (values - level) / np.where(scale > 0, scale, np.nan)
+
+
+def _baseline(x: Window, *, falling: bool) -> _Baseline:
+    """The median, and the spread around the line through it; with `falling` only where that line falls."""
+    positive = ~np.any(x.values <= 0, axis=0)
+    values = _scaled(x.values, positive)
+    centre, slope = robust.median(values), np.nan_to_num(_slope(x.steps, values))
+    slope = np.minimum(slope, 0.0) if falling else slope
+    ages = robust.column(x.steps, values.ndim) - np.mean(x.steps) if len(x.steps) else values
+    spread = robust.spread(values - (centre + slope * ages))
+    return _Baseline(positive, centre, np.maximum(spread, robust.rounding(centre, log=positive)))
+
+
+def _scaled(values: Array, positive: Truth) -> Array:
+    logarithms = robust.positive_log(values)
+    return logarithms if positive.all() else np.where(positive, logarithms, values)
+
+
+def _slope(steps: NDArray[np.int64], values: Array) -> Array:
+    """The slope between the medians of the first and of the last third of the steps: quick, and robust."""
+    if not len(steps):
+        return np.full(values.shape[1:], np.nan)
+    third = (steps[-1] - steps[0]) / 3
+    first, last = steps <= steps[0] + third, steps >= steps[-1] - third
+    apart = np.maximum(float(np.mean(steps[last])) - float(np.mean(steps[first])), 1)
+    return (robust.median(values[last]) - robust.median(values[first])) / apart
+
+
+def _medians(x: Window, step: int, n: int) -> Array:
+    """Medians of the equal stretches of the last n steps, shape (BLOCKS, *shape); NaN where one is empty."""
+    edges = step - n + np.arange(BLOCKS + 1) * n // BLOCKS
+    rows = np.searchsorted(x.steps, edges, side="right")
+    return np.stack([robust.median(x.values[a:b]) for a, b in pairwise(rows)])
+
+
+def _fold(above: Array, below: Array) -> Array:
+    """How many times `below` goes into `above`; inf where nothing, or less, is left."""
+    return np.divide(above, below, out=np.where(np.isnan(above + below), np.nan, np.inf), where=below > 0)

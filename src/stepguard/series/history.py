@@ -1,0 +1,176 @@
+"""The readings of the last steps, in ring buffers: constant memory, however long the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+class Window(NamedTuple):
+    """Readings of one quantity over steps: k of them, each of shape `()` or `(layers,)`."""
+
+    steps: NDArray[np.int64]
+    """Shape (k,), ascending."""
+    values: Array
+    """Shape (k, *shape); NaN where there is no reading. A view into the buffer: do not write to it."""
+    first: Array
+    """Of the shape itself: the step of the first reading ever, inf where there is none yet."""
+
+    def cut(self, step: int, n: int) -> Window:
+        """The part of it at steps in `(step - n, step]`."""
+        begin, end = np.searchsorted(self.steps, (step - n, step), side="right")
+        return Window(self.steps[begin:end], self.values[begin:end], self.first)
+
+    def full(self, step: int, n: int) -> NDArray[np.bool_]:
+        """Where readings began at or before the first of the n steps that end at `step`."""
+        return self.first <= step - n + 1
+
+    def now(self, step: int) -> Array:
+        """The reading at `step` itself, NaN where there is none."""
+        values = self.cut(step, 1).values
+        return values[0] if len(values) else np.full_like(self.first, np.nan)
+
+
+class History:
+    """Readings by key. A key is whatever text the caller likes: a signal's name, or an expression."""
+
+    def __init__(self) -> None:
+        self._rings: dict[str, _Ring] = {}
+
+    def reserve(self, key: str, n: int, shape: tuple[int, ...]) -> None:
+        """Make room for windows of up to `n` steps; of several reservations of a key the largest wins.
+
+        Twice as much is kept, so that after a `rewind` by up to `n` steps the windows are full again.
+        """
+        ring = self._rings.get(key)
+        if ring is None or ring.shape != shape:
+            self._rings[key] = _Ring(n, shape)
+        elif n > ring.room:
+            self._rings[key] = _Ring.from_state({**ring.state_dict(), "room": n})
+
+    def push(self, key: str, step: int, values: Array) -> None:
+        """Add what was read at `step`; what is not finite is no reading, and a push without any is dropped.
+
+        Raises KeyError for a key that was not reserved, ValueError for another shape than reserved or a
+        step that is not after the last one.
+        """
+        ring = self._rings[key]
+        if values.shape != ring.shape:
+            raise ValueError(f"history of {key}: expected values of shape {ring.shape}, got {values.shape}")
+        if ring.count and step <= ring.newest:
+            raise ValueError(f"history of {key}: expected a step after {ring.newest}, got {step}")
+        finite = np.isfinite(values)
+        if finite.any():
+            ring.push(step, np.where(finite, values, np.nan))
+
+    def window(self, key: str, step: int, n: int) -> Window:
+        """The readings at steps in `(step - n, step]`.
+
+        Raises KeyError for a key that was not reserved, ValueError for more steps than reserved.
+        """
+        ring = self._rings[key]
+        if n > ring.room:
+            raise ValueError(f"history of {key}: expected at most the {ring.room} steps reserved, got {n}")
+        return ring.window(step, n)
+
+    def rewind(self, step: int) -> None:
+        """Forget every reading after `step`.
+
+        Where that leaves less than a window held before, the window counts as young again: `first` moves up.
+        """
+        for ring in self._rings.values():
+            ring.rewind(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that is needed to go on from here, in plain numpy and Python containers."""
+        return {key: ring.state_dict() for key, ring in self._rings.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state_dict`. Room reserved here stays; keys that it lacks begin anew."""
+        rooms = {key: (ring.room, ring.shape) for key, ring in self._rings.items()}
+        self._rings = {key: _Ring.from_state(saved) for key, saved in state.items()}
+        for key, (room, shape) in rooms.items():
+            self.reserve(key, room, shape)
+
+
+class _Ring:
+    """Readings of one key: rows `start .. start + count` of a buffer that is moved to its front when full.
+
+    The buffer is a quarter longer than what is kept, so a push copies five rows at most on average, and a
+    window is one contiguous piece of it.
+    """
+
+    def __init__(self, room: int, shape: tuple[int, ...]) -> None:
+        self.room, self.shape = room, shape
+        self.keep = 2 * room
+        self.start = self.count = 0
+        self.lost: int | None = None
+        """The step of the newest reading that had to give way to newer ones."""
+        self.first: Array = np.full(shape, np.inf)
+        rows = self.keep + self.keep // 4 + 1
+        self.steps = np.empty(rows, np.int64)
+        self.values = np.empty((rows, *shape))
+
+    @property
+    def newest(self) -> int:
+        return int(self.steps[self.start + self.count - 1])
+
+    def push(self, step: int, values: Array) -> None:
+        if self.start + self.count == len(self.steps):
+            self._move_to_front()
+        end = self.start + self.count
+        self.steps[end], self.values[end] = step, values
+        begins = np.isinf(self.first) & ~np.isnan(values)
+        if begins.any():
+            self.first = np.where(begins, step, self.first)
+        if self.count == self.keep:
+            self.lost = int(self.steps[self.start])
+            self.start += 1
+        else:
+            self.count += 1
+
+    def _move_to_front(self) -> None:
+        kept = self._rows()
+        self.steps[: self.count] = self.steps[kept]
+        self.values[: self.count] = self.values[kept]
+        self.start = 0
+
+    def _rows(self) -> slice:
+        return slice(self.start, self.start + self.count)
+
+    def window(self, step: int, n: int) -> Window:
+        rows = self._rows()
+        begin, end = np.searchsorted(self.steps[rows], (step - n, step), side="right") + self.start
+        return Window(self.steps[begin:end], self.values[begin:end], self.first)
+
+    def rewind(self, step: int) -> None:
+        self.count = int(np.searchsorted(self.steps[self._rows()], step, side="right"))
+        self.first = np.where(self.first > step, np.inf, self.first)
+        if self.lost is None:
+            return
+        # What gave way is gone: the readings begin where those that are left do.
+        oldest = self.steps[self.start] if self.count else np.inf
+        self.first = np.where(self.first <= self.lost, oldest, self.first)
+        self.lost = self.lost if self.count else None
+
+    def state_dict(self) -> dict[str, Any]:
+        rows = self._rows()
+        return {
+            "room": self.room,
+            "lost": self.lost,
+            "first": np.array(self.first),
+            "steps": np.array(self.steps[rows]),
+            "values": np.array(self.values[rows]),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> _Ring:
+        ring = cls(state["room"], state["first"].shape)
+        ring.lost, ring.first, ring.count = state["lost"], np.array(state["first"]), len(state["steps"])
+        ring.steps[: ring.count], ring.values[: ring.count] = state["steps"], state["values"]
+        return ring
