@@ -1,4 +1,4 @@
-"""A guard around `optimizer.step()`: watches every layer of a training, says what goes wrong, and acts by itself."""
+"""A guard around `optimizer.step()`: watches every layer, says what goes wrong, and acts by itself."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One engine for live runs, replays, streams and rule tests: frames in, changes of alerts out.
 
-It knows no clock, no torch and no file. The step comes with the frame, so the same frames give the same changes
-wherever they come from.
+It knows no clock, no torch and no file. The step comes with the frame, so the same frames give the same
+changes wherever they come from.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Engine:
     def evaluate(self, frame: Frame) -> list[Change]:
         """Evaluate every rule at this frame; return the alerts that changed, rule by rule, in depth order.
 
-        Steps must come in ascending order. A rule that fails is marked, once in `take_failures`, and left out from
-        then on.
+        Steps must come in ascending order. A rule that fails is marked, once in `take_failures`, and left out
+        from then on.
         """
         progress = frame.step / self.total_steps if self.total_steps else None
         self._evaluator.feed(frame, progress)
@@ -84,13 +84,12 @@ class Engine:
         watched.states = after
         watched.holds = bool((holds & known & (after.code == FIRING)).any())
         changed = np.flatnonzero(after.code != before.code)
-        return [self._change(index, rule, truth, step, int(place), after) for place in changed]
+        return [self._change(index, truth, step, int(place)) for place in changed]
 
-    def _change(
-        self, index: int, rule: Rule, truth: Truth, step: int, place: int, states: AlertStates
-    ) -> Change:
+    def _change(self, index: int, truth: Truth, step: int, place: int) -> Change:
+        rule, states = self._watched[index].rule, self._watched[index].states
         layer = place if rule.condition.vector else None
-        state = STATES[int(states.code.flat[place])]
+        state = STATES[int(states.code.ravel()[place])]
         name = None if layer is None else self.layers[layer].name
         if state != "firing":
             return Change(step, rule.name, name, state, rule.severity)

@@ -1,7 +1,7 @@
 """The session around one model and optimizer: `watch()` and `Guard`.
 
-Flow: at each optimizer step in come the loss and what the collector measured; out come one decision, carried out
-before the weights are touched, and one observation for the subscribers.
+Flow: at each optimizer step in come the loss and what the collector measured; out come one decision, carried
+out before the weights are touched, and one observation for the subscribers.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from rich.console import Console
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stepguard.collect.cadence import Cadence
-from stepguard.collect.collector import Collector
+from stepguard.collect.collector import Collector, scalar_loss
 from stepguard.errors import RestartRequested, TrainingHalted, TrainingStopped
 from stepguard.recover.attempt import Attempt, current_attempt
 from stepguard.recover.decision import Decision
 from stepguard.recover.gate import Gate
 from stepguard.recover.observer import Observer
+from stepguard.recover.protocols import Scaler, Scheduler
 from stepguard.recover.recovery import Observation
-from stepguard.recover.remedies import Scheduler, apply_attempt, clip_gradients, scale_lr
+from stepguard.recover.remedies import apply_attempt, clip_gradients, scale_lr
 from stepguard.report.diagnosis import Diagnosis
 from stepguard.report.faults import Faults
 from stepguard.report.session import Reports
@@ -37,14 +38,6 @@ _KEPT = 10_000
 """Alerts and decisions that a guard remembers; the run file has them all."""
 
 Subscriber = Callable[[Observation], object]
-
-
-class Scaler(Protocol):
-    """What is needed of a GradScaler."""
-
-    def step(self, optimizer: Optimizer) -> Any: ...  # noqa: D102
-    def update(self) -> None: ...  # noqa: D102
-    def get_scale(self) -> float: ...  # noqa: D102
 
 
 def watch(
@@ -72,7 +65,8 @@ def watch(
         total_steps: planned optimizer steps; rules that count in percent sleep without it.
         run: folder for the run file; None leaves nothing on disk.
         console: "auto" prints to standard error; a rich Console prints there; None is silent.
-        every: steps from one full measurement to the next; "auto" is each step while young (200 steps) or while
+        every: steps from one full measurement to the next; "auto" is each step while young (200 steps) or
+        while
             anything is pending, and each tenth later. Loss and gradients are checked for NaN at every step.
         layers: globs of names or classes of the layers to watch; None watches all with parameters and all
             activations.
@@ -92,10 +86,27 @@ def watch(
     for complaint in collector.complaints():
         faults.say(complaint)
     attempt = current_attempt() or Attempt()
-    reports = Reports(ruleset, attempt, run, console, faults, total_steps)
+    reports = Reports(ruleset, attempt, run=run, console=console, faults=faults, total_steps=total_steps)
     apply_attempt(model, optimizer, scheduler, attempt)
-    observer = Observer(collector, ruleset, cadence, attempt, total_steps, dry_run, faults.say)
-    guard = Guard(optimizer, scheduler, scaler, collector, observer, reports, faults, attempt)
+    observer = Observer(
+        collector,
+        ruleset,
+        cadence=cadence,
+        attempt=attempt,
+        total_steps=total_steps,
+        dry_run=dry_run,
+        complain=faults.say,
+    )
+    guard = Guard(
+        optimizer,
+        scheduler=scheduler,
+        scaler=scaler,
+        collector=collector,
+        observer=observer,
+        reports=reports,
+        faults=faults,
+        attempt=attempt,
+    )
     for subscriber in subscribers:
         guard.subscribe(subscriber)
     return guard
@@ -107,6 +118,7 @@ class Guard:
     def __init__(
         self,
         optimizer: Optimizer,
+        *,
         scheduler: Scheduler | None,
         scaler: Scaler | None,
         collector: Collector,
@@ -166,15 +178,10 @@ class Guard:
 
     def loss(self, loss: Tensor) -> None:
         """Give the loss of the step to come, where the loop calls `optimizer.step()` by itself."""
-        value = loss.detach() if isinstance(loss, Tensor) else None  # pyright: ignore[reportUnnecessaryIsInstance]
-        if value is None or value.numel() != 1 or value.is_complex():
-            got = type(loss).__name__ if value is None else f"one of shape {list(value.shape)}, {value.dtype}"
-            self._faults.say(
-                f"the loss should be a tensor with one real number, got {got}; the guard goes on without it"
-                " (give it loss.mean(), say)"
-            )
-            return
-        self._loss = value.reshape(())
+        try:
+            self._loss = scalar_loss(loss)
+        except TypeError as fault:
+            self._faults.say(f"{fault}; the guard goes on without it")
 
     def log(self, **metrics: float) -> None:
         """Log numbers by name; rules see `metric.NAME` at the next step."""

@@ -66,15 +66,6 @@ def test_the_later_line_owns_a_cell_that_both_cross() -> None:
     assert [str(span.style) for span in row.spans] == ["blue", "red", "red"]
 
 
-CHART = """\
-mean -0.5  std 2
-     2│        ⢀⣀⡠⠤⠔⠒
-      │  ⢀⣀⠤⠤⠒⠊⠉
-      │⠉⠉⠁
-  -0.5│⣀⣀⣀⣀⣀⣀⣀⣀⣀⣀⣀⣀⣀⣀
-       10        1,010"""
-
-
 def test_line_chart(render) -> None:
     steps = np.arange(10, 1011, 100)
     lines = {"mean": np.full(11, -0.5), "std": np.linspace(1, 2, 11)}

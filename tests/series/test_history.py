@@ -23,8 +23,8 @@ def plain_window(steps: np.ndarray, rows: np.ndarray, now: int, n: int) -> Windo
     """The same from everything that was ever pushed."""
     read = ~np.isnan(rows).all(axis=1)
     inside = read & (steps > now - n) & (steps <= now)
-    first = [min((s for s, v in zip(steps, column, strict=True) if v == v and s <= now), default=np.inf)
-             for column in rows.T]  # fmt: skip
+    past = steps <= now
+    first = [np.min(steps[past & ~np.isnan(column)].astype(float), initial=np.inf) for column in rows.T]
     return Window(steps[inside], rows[inside], np.array(first))
 
 

@@ -116,8 +116,8 @@ PLAIN: dict[str, Plain] = {
 
 def expected(name: str, steps: np.ndarray, rows: np.ndarray, now: int, n: int) -> np.ndarray:
     past = steps <= now
-    columns = [column[past] for column in rows.T]
-    return np.array([PLAIN[name](steps[past][x == x], x[x == x], now, n) for x in columns])
+    there = [past & ~np.isnan(column) for column in rows.T]
+    return np.array([PLAIN[name](steps[k], x[k], now, n) for k, x in zip(there, rows.T, strict=True)])
 
 
 def streamed(name: str, history: History, now: int, n: int) -> np.ndarray:
@@ -279,7 +279,7 @@ def fastest(act: Callable[[], object]) -> float:
 
 
 def test_a_thousand_layers_are_as_fast_as_numpy():
-    """Generous: a median of 1,000 layers over 100 steps takes a third of numpy's own time when nothing else runs."""
+    """Generous: on an idle machine a median over 100 steps takes a quarter of the time that numpy takes."""
     x = Window(np.arange(100), np.random.default_rng(0).normal(size=(100, 1000)), np.zeros(1000))
     numpy_takes = fastest(lambda: np.median(x.values, axis=0))
     assert fastest(lambda: windows.median(x, 99, 100)) < numpy_takes

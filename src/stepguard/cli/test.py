@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     failed = [outcome for outcome in outcomes if not outcome.passed]
     for outcome in failed:
         print(diff(outcome))
-    print(f"{plural(len(outcomes), 'test')}: {f'{len(failed)} failed' if failed else 'all passed'}")
+    if outcomes:
+        print(f"{plural(len(outcomes), 'test')}: {f'{len(failed)} failed' if failed else 'all passed'}")
     if not readable:
         return UNREADABLE
     return FINDINGS if failed else FINE

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from stepguard.errors import StepguardError
 
 YOUNG = 200
@@ -19,14 +17,15 @@ class Cadence:
         StepguardError: `every` is neither "auto" nor a whole number from 1.
     """
 
-    def __init__(self, every: int | Literal["auto"]) -> None:
-        fits = every == "auto" or (isinstance(every, int) and not isinstance(every, bool) and every >= 1)
-        if not fits:
-            raise StepguardError(f'every: expected "auto" or a whole number from 1, got {every!r}')
-        self._every = every
+    def __init__(self, every: object) -> None:
+        self._every = LATER
+        self._auto = every == "auto"
+        if not self._auto:
+            if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+                raise StepguardError(f'every: expected "auto" or a whole number from 1, got {every!r}')
+            self._every = every
 
     def measures(self, step: int, *, quiet: bool) -> bool:
         """Whether that step is measured; `quiet` tells that no alert is pending or firing."""
-        if self._every == "auto":
-            return step < YOUNG or not quiet or step % LATER == 0
-        return step % self._every == 0
+        closely = self._auto and (step < YOUNG or not quiet)
+        return closely or step % self._every == 0

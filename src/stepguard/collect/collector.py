@@ -1,7 +1,7 @@
 """The collector of one model and optimizer: makes a Frame at each step boundary.
 
-Flow: in go forward passes (through the taps), gradients and weights; out comes a Frame, with one transfer from each
-device that holds layers.
+Flow: in go forward passes (through the taps), gradients and weights; out comes a Frame, with one transfer
+from each device that holds layers.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from stepguard.signals import Frame, Layer
 class Collector:
     """Everything that is measured of one model.
 
-    `layers` are known, in depth order, once the first frame is made. `active` says whether the forward passes to come
-    are measured; it has to be set before they begin.
+    `layers` are known, in depth order, once the first frame is made. `active` says whether the forward passes
+    to come are measured; it has to be set before they begin.
 
     Raises:
         StepguardError: `choice` matches no layer.
@@ -75,15 +75,15 @@ class Collector:
         self._taps.close()
 
     def remember(self, step: int) -> None:
-        """Sample the weights before this step's update, so that the next frame can tell how far they moved."""
+        """Sample the weights before this step, so that the next frame can tell how far they moved."""
         for bank in self._banks:
             bank.remember(step)
 
     def frame(self, step: int, loss: Tensor | None, *, sampled: bool) -> Frame:
         """Make the frame of this step, before its update.
 
-        With `sampled` it holds every signal of the forward passes since the last frame. Without, it holds the loss and
-        `grad.nonfinite`, and all of `grad.*` and `weight.*` where a gradient is not finite.
+        With `sampled` it holds every signal of the forward passes since the last frame. Without, it holds the
+        loss and `grad.nonfinite`, and all of `grad.*` and `weight.*` where a gradient is not finite.
         """
         frame = self._frame_of_loss(step)
         transfer = self._with_loss(frame, loss)
@@ -186,11 +186,20 @@ class Collector:
 
     def _put_parameters(self, frame: Frame, numbers: ParameterNumbers, members: Membership) -> None:
         n, fill = numbers, self._framer.fill
-        weights = weight_signals(members, n.numel, n.weight_norm, n.weight_absmax, n.weight_nonfinite)
+        weights = weight_signals(
+            members, numel=n.numel, norm=n.weight_norm, absmax=n.weight_absmax, bad=n.weight_nonfinite
+        )
         there = ~np.isnan(n.grad_zero)
-        grads = grad_signals(members, n.numel, n.grad_norm, n.grad_absmax, n.grad_zero, n.grad_nonfinite)
+        grads = grad_signals(
+            members,
+            numel=n.numel,
+            norm=n.grad_norm,
+            absmax=n.grad_absmax,
+            zero=n.grad_zero,
+            bad=n.grad_nonfinite,
+        )
         owners, reached = (
-            np.flatnonzero(members.total(np.float64(some)) > 0) for some in (n.numel > 0, there)
+            np.flatnonzero(members.total(some.astype(np.float64)) > 0) for some in (n.numel > 0, there)
         )
         for places, signals in ((owners, weights), (reached, grads)):
             for signal, values in signals.items():
@@ -199,7 +208,23 @@ class Collector:
             before = frame.scalars.get("grad_norm", 0.0)
             frame.scalars["grad_norm"] = float(np.hypot(before, np.linalg.norm(n.grad_norm[there])))
         moved = ~np.isnan(n.update_norm)
-        movable = np.flatnonzero((members.total(np.float64(moved)) > 0) & (weights["weight.norm"] > 0))
+        movable = np.flatnonzero((members.total(moved.astype(np.float64)) > 0) & (weights["weight.norm"] > 0))
         if len(movable):
             update = np.sqrt(members.total(np.where(moved, n.update_norm, 0.0) ** 2))
             fill(frame, "update.ratio", movable, update[movable] / weights["weight.norm"][movable])
+
+
+def scalar_loss(loss: object) -> Tensor:
+    """The loss as a detached tensor of no dimension.
+
+    Raises:
+        TypeError: it is not a tensor with one real number.
+    """
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"the loss should be a tensor with one real number, got {type(loss).__name__}")
+    if loss.numel() != 1 or loss.is_complex():
+        raise TypeError(
+            f"the loss should be a tensor with one real number, got one of shape {list(loss.shape)} and"
+            f" {loss.dtype} (give loss.mean(), say)"
+        )
+    return loss.detach().reshape(())

@@ -1,4 +1,4 @@
-"""From the numbers of rows and parameters to the vectors of a Frame. No torch: all of it is small and on the host."""
+"""From the numbers of rows and parameters to the vectors of a Frame: small, on the host, without torch."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Membership:
 
     def total(self, values: Numbers) -> Numbers:
         """Sum over each layer's parameters, shape [layers]."""
-        return np.bincount(self._owners, values[self._members], minlength=self._layers)
+        return np.bincount(self._owners, values[self._members], minlength=self._layers).astype(np.float64)
 
     def largest(self, values: Numbers) -> Numbers:
         """Largest over each layer's parameters, at least 0; NaN if one is. Shape [layers]."""
@@ -68,7 +68,7 @@ class Membership:
 
 
 def weight_signals(
-    members: Membership, numel: Numbers, norm: Numbers, absmax: Numbers, bad: Numbers
+    members: Membership, *, numel: Numbers, norm: Numbers, absmax: Numbers, bad: Numbers
 ) -> dict[str, Numbers]:
     """`weight.*` of each layer; NaN where a layer has no parameters."""
     sizes = members.total(numel)
@@ -83,7 +83,7 @@ def weight_signals(
 
 
 def grad_signals(
-    members: Membership, numel: Numbers, norm: Numbers, absmax: Numbers, zero: Numbers, bad: Numbers
+    members: Membership, *, numel: Numbers, norm: Numbers, absmax: Numbers, zero: Numbers, bad: Numbers
 ) -> dict[str, Numbers]:
     """`grad.*` of each layer, of those parameters for which `zero`, a share, is not NaN."""
     there = ~np.isnan(zero)

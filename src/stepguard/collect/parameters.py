@@ -1,7 +1,7 @@
 """Gradients, weights and updates: exact norms and extremes of every parameter, samples of what moved.
 
-Flow: at the step boundary `reduce` turns one device's parameters into one small tensor there; `numbers` turns its
-host copy into a row of numbers a parameter.
+Flow: at the step boundary `reduce` turns one device's parameters into one small tensor there; `numbers` turns
+its host copy into a row of numbers a parameter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stepguard.collect.samples import known_finite
 from stepguard.collect.sampling import spread, whole
 
 SPREAD = 4096
-"""Elements of a parameter by which its zero gradients and its update are measured; smaller ones are taken whole."""
+"""Elements of a parameter that show its zero gradients and its update; smaller ones are taken whole."""
 
 
 class ParameterNumbers(NamedTuple):
@@ -69,7 +69,7 @@ class ParameterBank:
             self._before = [torch.empty_like(view) for view in views]
             self._now = [torch.empty_like(view) for view in views]
         self._before, self._now = self._now, self._before
-        torch._foreach_copy_(self._now, views)
+        torch._foreach_copy_(self._now, views)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
         self._updated = self._sampled_at is not None and self._sampled_at == step - 1
         self._sampled_at = step
 
@@ -89,13 +89,15 @@ class ParameterBank:
         scalars += self._norms(grads) + self._norms(weights)
         scalars += [torch.count_nonzero(spread(grad, SPREAD)) for grad in grads]
         if self._updated:
-            scalars += self._norms(torch._foreach_sub(self._now, self._before))
+            moved = torch._foreach_sub(self._now, self._before)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+            scalars += self._norms(moved)
         return torch.stack([scalar.to(self._dtype) for scalar in scalars])
 
     def _norms(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         if not tensors:
             return []
-        return list(torch._foreach_norm(list(tensors), 2, dtype=self._dtype))
+        norms = torch._foreach_norm(list(tensors), 2, dtype=self._dtype)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        return list(norms)
 
     def _extremes(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Lowest, highest and number of non-finite elements of each."""

@@ -1,7 +1,7 @@
 """Samples of many layers' outputs in one buffer, so that all layers are reduced together.
 
-Flow: a hook hands in one output; at the step boundary `reduce` turns all rows into one small tensor on the same
-device, and `signals` turns its host copy into numbers. Nothing here waits for the device.
+Flow: a hook hands in one output; at the step boundary `reduce` turns all rows into one small tensor on the
+same device, and `signals` turns its host copy into numbers. Nothing here waits for the device.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ class Samples:
 
     def __init__(self, device: torch.device, dtype: torch.dtype, width: int) -> None:
         self.width = width
-        self._options = {"device": device, "dtype": dtype}
-        self._capacity = 0
-        self._count = 0
+        self._device, self._dtype = device, dtype
+        self._capacity = self._count = 0
+        self._sample, self._mask = (self._zeros(0, 2, width // 2) for _ in range(2))
+        self._units = self._zeros(0, min(width, MAX_UNITS))
+        self._scratch = self._zeros(2, 0, width)
         self._bounds: list[tuple[float, float]] = []
         self._shape: list[tuple[int, int, int, int]] = []
         """For each row: elements in each half, elements in the rest, pairs, units."""
@@ -51,16 +53,17 @@ class Samples:
         return self._count - 1
 
     def _grow(self, capacity: int) -> None:
-        old = self.__dict__.get("_sample"), self.__dict__.get("_mask"), self.__dict__.get("_units")
-        units = min(self.width, MAX_UNITS)
-        new = [torch.zeros((capacity, 2, self.width // 2), **self._options) for _ in range(2)]
-        new.append(torch.zeros((capacity, units), **self._options))
-        for before, after in zip(old, new, strict=True):
-            if before is not None:
-                after[: self._capacity] = before
-        self._sample, self._mask, self._units = new
-        self._scratch = torch.empty((2, capacity, self.width), **self._options)
+        def enlarged(old: Tensor) -> Tensor:
+            new = self._zeros(capacity, *old.shape[1:])
+            new[: len(old)] = old
+            return new
+
+        self._sample, self._mask, self._units = map(enlarged, (self._sample, self._mask, self._units))
+        self._scratch = torch.empty((2, capacity, self.width), device=self._device, dtype=self._dtype)
         self._capacity = capacity
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, device=self._device, dtype=self._dtype)
 
     def put(self, row: int, output: Tensor, unit_dim: int) -> None:
         """Take one output in: its extremes and units always, its sample anew at each call.
@@ -109,7 +112,7 @@ class Samples:
     def _put_units(self, row: int, output: Tensor, how: Plan, first: bool) -> None:
         view = how.units.of(output)
         others = tuple(dim for dim in range(view.dim()) if dim != how.unit_dim)
-        size = torch.abs(view).sum(others, dtype=self._options["dtype"]) if others else torch.abs(view)
+        size = torch.abs(view).sum(others, dtype=self._dtype) if others else torch.abs(view)
         target = self._units[row, : size.shape[0]]
         target.copy_(size) if first else target.add_(size)
 
@@ -149,7 +152,7 @@ class Samples:
         return DORMANT * unit_total / counts.to(unit_total.device, non_blocking=True)
 
     def _saturated(self, sample: Tensor, mask: Tensor) -> Tensor:
-        bounds = torch.tensor(self._bounds, **self._options)
+        bounds = torch.tensor(self._bounds, device=self._device, dtype=self._dtype)
         if bool(np.isnan([low for low, _ in self._bounds]).all()):
             return bounds[:, 0]
         flat = (sample >= bounds[:, 1:]) | (sample <= bounds[:, :1])
@@ -162,7 +165,7 @@ class Samples:
         return torch.bincount(index.flatten(), minlength=bins * len(size)).to(size.dtype)
 
     def _scalars(self, dtype: torch.dtype) -> Tensor:
-        zero = torch.zeros((), **self._options)
+        zero = self._zeros()
         lows = [self._extremes[row][0] for row in self._touched]
         highs = [self._extremes[row][1] for row in self._touched]
         bad = [self._bad.get(row, zero) for row in self._touched]
@@ -172,7 +175,7 @@ class Samples:
     def signals(
         self, host: NDArray[np.floating]
     ) -> tuple[list[int], dict[str, NDArray[np.float64]], NDArray[np.int32]]:
-        """Turn the host copy of what `reduce` gave into the rows called, their signals, and their histograms."""
+        """Turn the host copy of what `reduce` gave into rows called, their signals and histograms."""
         count, bins, rows = self._count, HIST_BINS + 1, self._touched
         numbers = host.astype(np.float64)
         total, spread, norm, tiny, apart, unit_total, dead, dormant, saturated = numbers[

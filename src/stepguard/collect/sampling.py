@@ -119,7 +119,7 @@ def _units(shape: tuple[int, ...], stride: tuple[int, ...], unit_dim: int) -> St
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor as real numbers, at least one-dimensional, detached; a complex one as real and imaginary parts."""
+    """The tensor as real numbers, detached, of one dimension or more; of a complex one both parts."""
     tensor = tensor.detach()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())

@@ -1,4 +1,4 @@
-"""Hooks on the modules of a model. They only measure: never raise, never decide, never wait for the device."""
+"""Hooks on the modules of a model. They only measure: never raise, decide, or wait for the device."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ class Taps:
 
 
 def first_floating(value: Any) -> Tensor | None:
-    """The first dense, filled floating or complex tensor in a module's output or arguments; None if there is none."""
+    """The first dense, filled, floating or complex tensor in an output or arguments; None without one."""
     if isinstance(value, Tensor):
         dense = value.layout == torch.strided
         real = value.is_floating_point() or value.is_complex()

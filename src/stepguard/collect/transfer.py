@@ -13,7 +13,7 @@ Finish = Callable[[NDArray[np.floating]], None]
 
 
 class Transfer:
-    """Collects small flat tensors, brings those of a device over together, and hands each to who wanted it."""
+    """Collects small flat tensors, brings those of a device over together, and hands them out."""
 
     def __init__(self) -> None:
         self._parts: dict[torch.device, list[tuple[Tensor, Finish]]] = {}

@@ -44,7 +44,7 @@ class Attempt:
     """Guards opened inside this attempt, closed when it ends."""
 
     def next(self, remedy: Mapping[str, float | str]) -> Attempt:
-        """The attempt that follows this one with a remedy as a rule file has it: `lr`, `init`, `clip`, `seed`."""
+        """The attempt after this one, with a remedy as a rule file has it: `lr`, `init`, `clip`, `seed`."""
         clips = [float(clip) for clip in (self.clip, remedy.get("clip")) if clip is not None]
         init = remedy.get("init", self.init)
         return Attempt(

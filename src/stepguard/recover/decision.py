@@ -1,4 +1,4 @@
-"""From alerts and ladders to one decision a step. Pure: the same alerts at the same steps give the same decisions."""
+"""From alerts and ladders to one decision a step. Pure: the same alerts give the same decisions."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class _Ask:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The decision of a step, if any, the ladders after it, and the rules whose alerts an action has cured."""
+    """The decision of a step, if any, the ladders after it, and the rules that an action has cured."""
 
     decision: Decision | None
     standings: Mapping[str, Standing] = field(default_factory=dict[str, Standing])
@@ -104,8 +104,9 @@ def decide(
 ) -> Outcome:
     """Take the strongest action that the firing rules ask for, and move their ladders.
 
-    A rule asks when its alert begins to fire, and again when it still fires `settle` steps after its last action;
-    `skip` is asked for at every step at which the condition holds. `settle` names the steps of every rule.
+    A rule asks when its alert begins to fire, and again when it still fires `settle` steps after its last
+    action; `skip` is asked for at every step at which the condition holds. `settle` names the steps of every
+    rule.
     """
     after, cured = _cure(step, {alarm.rule.name for alarm in alarms}, standings, settle)
     asks: list[_Ask] = []

@@ -19,11 +19,12 @@ class Gate:
 
     Args:
         optimizer: the optimizer; `scaler.step(optimizer)` and `optimizer.step()` pass the gate alike.
-        skips: asked before each step, with the closure's loss where there is a closure; True keeps the step from
+        skips: asked before each step, with the closure's loss where there is a closure; True keeps the step
+        from
             happening. What it raises leaves `optimizer.step()` before the weights are touched.
 
-    A step that must not happen finds no gradients: every torch optimizer leaves a parameter without one alone, so
-    weight, state and step count stay bit for bit. The gradients are given back afterwards.
+    A step that must not happen finds no gradients: every torch optimizer leaves a parameter without one
+    alone, so weight, state and step count stay bit for bit. The gradients are given back afterwards.
     """
 
     def __init__(self, optimizer: Optimizer, skips: Callable[[Tensor | None], bool]) -> None:
@@ -52,7 +53,7 @@ class Gate:
         asking = self._asking(closure)
         if "closure" in kwargs:
             return args, {**kwargs, "closure": asking}
-        return (args[0], asking, *args[2:]), kwargs
+        return (*args[:1], asking, *args[2:]), kwargs
 
     def _asking(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         """The closure, with the question after its first run: only then are there gradients to judge."""

@@ -1,7 +1,7 @@
 """The live side of one attempt: at each step boundary from the collector's frame to an observation.
 
-Flow: in come the loss and the scalars that the session knows; out goes what was seen and decided at this step. It also
-says to the collector which of the next forward passes to measure.
+Flow: in come the loss and the scalars that the session knows; out goes what was seen and decided at this
+step. It also says to the collector which of the next forward passes to measure.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Observer:
         self,
         collector: Collector,
         rules: Ruleset,
+        *,
         cadence: Cadence,
         attempt: Attempt,
         total_steps: int | None,
@@ -60,7 +61,7 @@ class Observer:
         return self._judge(frame, scalars)
 
     def left_out(self, loss: Tensor | None, scalars: Mapping[str, float]) -> Observation:
-        """Observe a step that the GradScaler left out: its gradients overflowed, which is its daily business."""
+        """Observe a step that the GradScaler left out: an overflow, which is its daily business."""
         frame = self._collector.frame_of_loss(self._step, loss)
         self._step += 1
         return self._judge(frame, scalars)

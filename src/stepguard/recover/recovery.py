@@ -1,4 +1,4 @@
-"""The ladders of one attempt: changes of alerts in, one decision a step out. Live runs and replays share it."""
+"""The ladders of one attempt: frames in, one decision a step out. Live runs and replays share it."""
 
 from __future__ import annotations
 
@@ -75,8 +75,9 @@ class Recovery:
 def prescribe(signal: str, attempt: Attempt) -> Mapping[str, float | str]:
     """Choose the remedy of `restart: auto` by what the rule looks at and what was tried before.
 
-    Outputs that go wrong call for another initialisation, gradients and loss for clipping and a lower learning rate;
-    what was tried and did not help is followed by the other, then by a learning rate ten times lower.
+    Outputs that go wrong call for another initialisation, gradients and loss for clipping and a lower
+    learning rate; what was tried and did not help is followed by the other, then by a learning rate ten times
+    lower.
     """
     if attempt.init is None and signal.startswith("act."):
         return {"lr": 0.5, "init": "kaiming"}

@@ -1,10 +1,10 @@
-"""What a restart changes: learning rate, initialisation, clipping. Each works on the model and optimizer in place."""
+"""What a restart changes: learning rate, initialisation, clipping. Each works in place."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +13,12 @@ from torch.optim import Optimizer
 from stepguard.collect.layers import is_activation
 from stepguard.collect.taps import first_floating
 from stepguard.recover.attempt import Attempt
+from stepguard.recover.protocols import Scheduler
 
 _LR_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")
 """What an optimizer and its scheduler keep of the learning rate in a parameter group."""
 _WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]
 _GAINS = {"Tanh": "tanh", "Sigmoid": "sigmoid", "SELU": "selu"}
-
-
-class Scheduler(Protocol):
-    """What is needed of a learning-rate scheduler."""
-
-    base_lrs: list[float]
 
 
 def apply_attempt(
@@ -58,8 +53,8 @@ def clip_gradients(optimizer: Optimizer, most: float) -> None:
 def kaiming(model: nn.Module) -> None:
     """Initialise every linear and convolutional layer for the activation that follows it; biases at zero.
 
-    He et al. 2015 (arXiv 1502.01852). A layer that no activation module follows is taken to feed a ReLU, the last
-    one to feed nothing.
+    He et al. 2015 (arXiv 1502.01852). A layer that no activation module follows is taken to feed a ReLU, the
+    last one to feed nothing.
     """
     modules = [module for module in model.modules() if isinstance(module, _WEIGHTED) or is_activation(module)]
     last = max((i for i, module in enumerate(modules) if isinstance(module, _WEIGHTED)), default=-1)
@@ -82,10 +77,12 @@ def _gain(follower: nn.Module | None, last: bool) -> float:
 
 
 def lsuv(model: nn.Module) -> None:
-    """Give every linear and convolutional layer an output of mean 0 and std 1 on the first batch the model sees.
+    """Give every linear and convolutional layer an output of mean 0 and std 1 on the first batch the model
+    sees.
 
-    Layer-sequential unit variance (Mishkin & Matas 2015, arXiv 1511.06422), in one extra forward pass just before the
-    first in training mode: a layer's output is rescaled on its way, so the next layer already sees the new one.
+    Layer-sequential unit variance (Mishkin & Matas 2015, arXiv 1511.06422), in one extra forward pass just
+    before the first in training mode: a layer's output is rescaled on its way, so the next layer already sees
+    the new one.
     """
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,10 @@ ROWS = 12
 """Layers that are shown at most."""
 _READINGS = 24
 _NAME = 28
-_COLUMNS = {
+_ROOMY = 100
+"""Characters of a terminal from which on types are shown, and courses at full length."""
+_COLUMNS: Mapping[str, str] = {
+    "": "act.std",
     "near zero": "act.near_zero",
     "dead": "act.dead",
     "grad norm": "grad.norm",
@@ -86,8 +89,8 @@ class Board:
                     over[rule] += at is not None
         return dict(over)
 
-    def render(self, rows: int = ROWS) -> RenderableType:
-        """The whole board with at most that many layers, in depth order.
+    def render(self, width: int, rows: int = ROWS) -> RenderableType:
+        """The whole board for a terminal of that width with at most that many layers, in depth order.
 
         Shown are those with firing alerts first, then those whose std lies farthest from 1.
         """
@@ -95,7 +98,7 @@ class Board:
         hidden = len(self._layers) - len(shown)
         parts: list[RenderableType] = [Rule("stepguard", style=QUIET, align="left"), self._heading()]
         if shown:
-            parts.append(self._table(shown))
+            parts.append(self._table(shown, roomy=width >= _ROOMY))
         if shown and hidden:
             parts.append(Text(f"... and {hidden} more", style=QUIET))
         return Group(*parts)
@@ -140,28 +143,34 @@ class Board:
         nothing = Vector(np.zeros(len(self._layers), np.float32), np.zeros(len(self._layers), np.bool_))
         return frame.vectors.get(signal, nothing)
 
-    def _table(self, shown: list[int]) -> Table:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=QUIET)
-        table.add_column("layer", no_wrap=True)
-        table.add_column("type", no_wrap=True, style=QUIET)
-        table.add_column("std over steps", no_wrap=True, style=FIRST)
-        for name in ("std", *_COLUMNS):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("alerts", no_wrap=True, overflow="ellipsis")
-        std = [self._vector(frame, "act.std") for frame in self._sampled]
-        newest = {name: self._vector(self._sampled[-1], name) for name in ("act.std", *_COLUMNS.values())}
-        for i in shown:
-            layer = self._layers[i]
-            cells = [_cell(signal, _reading(vector, i)) for signal, vector in newest.items()]
+    def _table(self, shown: list[int], *, roomy: bool) -> Table:
+        """One row a layer. Fixed widths keep the columns where they are, and spare rich the measuring."""
+        names = [_tail(self._layers[i].name) for i in shown]
+        types = [self._layers[i].type if roomy else "" for i in shown]
+        readings = _READINGS if roomy else _READINGS // 2
+        table = Table(box=None, padding=0, header_style=QUIET)
+        table.add_column("layer", no_wrap=True, width=max(map(len, ("layer", *names))) + 2)
+        if roomy:
+            table.add_column("type", no_wrap=True, width=max(map(len, ("type", *types))) + 2, style=QUIET)
+        table.add_column("std", no_wrap=True, width=readings, style=FIRST)
+        for name, signal in _COLUMNS.items():
+            room = max(len(name), 4 if signal in _SHARES else 8)
+            table.add_column(name, justify="right", no_wrap=True, width=room + 2)
+        table.add_column("  alerts", no_wrap=True, overflow="ellipsis")
+        std = [self._vector(frame, "act.std") for frame in self._sampled][-readings:]
+        newest = {signal: self._vector(self._sampled[-1], signal) for signal in _COLUMNS.values()}
+        for i, name, kind in zip(shown, names, types, strict=True):
+            head = (name, kind) if roomy else (name,)
             course = _course([_reading(vector, i) for vector in std])
-            table.add_row(Text(_tail(layer.name)), Text(layer.type), course, *cells, self._alerts(layer.name))
+            cells = [_cell(signal, _reading(vector, i)) for signal, vector in newest.items()]
+            table.add_row(*map(Text, head), course, *cells, self._alerts(self._layers[i].name))
         return table
 
     def _alerts(self, layer: str) -> Text:
         text = Text()
         for (rule, at), severity in self._firing.items():
             if at == layer:
-                text.append(" " if text else "").append(rule, SEVERITY[severity])
+                text.append(" " if text else "  ").append(rule, SEVERITY[severity])
         return text
 
 

@@ -73,7 +73,7 @@ def _join(dots: NDArray[np.bool_], start: tuple[int, float], end: tuple[int, flo
     """A straight line between two dots; none where one end is not there."""
     if np.isnan(start[1]) or np.isnan(end[1]):
         return
-    n = int(max(abs(end[0] - start[0]), abs(end[1] - start[1]))) + 1
-    columns = np.rint(np.linspace(start[0], end[0], n + 1)).astype(np.int64)
-    rows = np.rint(np.linspace(start[1], end[1], n + 1)).astype(np.int64)
-    dots[rows, columns] = True
+    first, last = round(start[1]), round(end[1])
+    n = max(abs(end[0] - start[0]), abs(last - first)) + 1
+    columns, rows = np.linspace(start[0], end[0], n), np.linspace(first, last, n)
+    dots[np.rint(rows).astype(np.int64), np.rint(columns).astype(np.int64)] = True

@@ -72,7 +72,8 @@ class LiveView:
         if self._is_taken():
             self._take_down()
         else:
-            self._redraw(self._board.render(self._console.size.height - _MARGIN))
+            width, height = self._console.size
+            self._redraw(self._board.render(width, height - _MARGIN))
         took = time.monotonic() - start
         self._due = start + took + min(max(_PAUSE, took / _COST), _PATIENCE)
 

@@ -1,6 +1,7 @@
 """All that one guarded attempt tells: the run file, the console, the closing summary.
 
-Flow: in comes one observation a step; out go the run file's rows, the console's lines, and at the end a summary.
+Flow: in comes one observation a step; out go the run file's rows, the console's lines, and at the end a
+summary.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Reports:
         self,
         rules: Ruleset,
         attempt: Attempt,
+        *,
         run: str | Path | None,
         console: Console | Literal["auto"] | None,
         faults: Faults,
@@ -68,8 +70,8 @@ class Reports:
             writer = RunWriter(path)
         except Exception as fault:
             self._faults.say(
-                f"the run folder {str(run)!r} cannot be written ({type(fault).__name__}: {fault}); the training is"
-                " guarded, but not recorded (run=None says so on purpose)"
+                f"the run folder {str(run)!r} cannot be written ({type(fault).__name__}: {fault});"
+                " the training is guarded, but not recorded (run=None says so on purpose)"
             )
             return None, None
         if first:
@@ -92,7 +94,7 @@ class Reports:
             self._console.note(text)
 
     def close(self, outcome: str, metrics: Mapping[str, float]) -> None:
-        """End the attempt: in the run file, and on the console with a summary unless another attempt follows."""
+        """End the attempt; print a summary unless another attempt follows."""
         self._tally.log(metrics)
         if self._writer is not None:
             self._writer.end_attempt(outcome)

@@ -18,7 +18,7 @@ from stepguard.rules.functions import (
     Pick,
     Setting,
 )
-from stepguard.rules.syntax import Fault
+from stepguard.rules.syntax import MOST_FAULTS, ExpressionError, Fault
 from stepguard.rules.tree import CLOCKS, Node
 from stepguard.rules.wording import listed, nearest, quote, say
 from stepguard.signals import SIGNALS, signal
@@ -46,6 +46,7 @@ class Checker:
     """Turns one syntax tree into a typed tree.
 
     A part with a fault becomes None and its fault is kept in `faults`; the parts around it are still checked.
+    After `MOST_FAULTS` it gives up with an ExpressionError.
     """
 
     def __init__(self, text: str, shift: int) -> None:
@@ -243,6 +244,8 @@ class Checker:
     def _fail(self, node: ast.expr, what: str, place: ast.AST | None = None) -> None:
         offset = getattr(place or node, "col_offset", node.col_offset)
         self.faults.append(Fault(self._shift + offset, what))
+        if len(self.faults) >= MOST_FAULTS:
+            raise ExpressionError(self.faults)
 
     def _source(self, node: ast.expr) -> str:
         end = node.end_col_offset or node.col_offset

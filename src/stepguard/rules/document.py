@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import yaml
@@ -38,10 +39,19 @@ class Scalar:
     """Neither quoted nor a block: where YAML itself would guess a type."""
     source: str
     """As it stands in the file, with quotes and indentation."""
+    cut: bool
+    """Plain, and ended by a comma: maybe in the middle of what was meant."""
 
     def at(self, offset: int) -> Place:
         """Find the place of a character of `text`, through quotes, folds and indentation."""
-        return _inside(self, offset)
+        visible = len("".join(self.text[:offset].split()))
+        index = self._visible[visible] if visible < len(self._visible) else len(self.source.rstrip())
+        return _shifted(self.place, self.source[:index])
+
+    @cached_property
+    def _visible(self) -> list[int]:
+        """Where in the source each character begins that is not blank."""
+        return [index for index, token in _tokens(self.source) if not _blank(token)]
 
 
 @dataclass(frozen=True)
@@ -82,9 +92,7 @@ class Document:
 def decode(data: bytes, file: str) -> str:
     """Turn the bytes of a file into text with plain line ends; DocumentError for what is no text."""
     if len(data) > LARGEST:
-        raise _error(
-            Place(file, 1, 1), say("too large", expected="at most 1 MiB", got=f"{len(data):,} bytes or more")
-        )
+        raise _error(Place(file, 1, 1), say("too large a file", expected="at most 1 MiB", got="more"))
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -166,7 +174,7 @@ class _Composer:
         if anchor is not None:
             self._problem(place, say("an anchor", expected="no anchors", got=quote(f"&{anchor}")))
         if tag is not None:
-            self._problem(place, say("a tag", expected="no tags", got=quote(tag)))
+            self._problem(place, say("a tag", expected="no tags", got=quote(tag, 80)))
 
     def _problem(self, place: Place, what: str) -> None:
         self._problems.append(Problem(place, what))
@@ -176,7 +184,8 @@ class _Composer:
         source = self._text[event.start_mark.index : event.end_mark.index]
         if _CONTROL.search(event.value):
             self._problem(place, say("an escape that makes no text", expected="printable characters"))
-        return Scalar(event.value, place, not event.style, source)
+        cut = not event.style and self._text[event.end_mark.index : event.end_mark.index + 1] == ","
+        return Scalar(event.value, place, not event.style, source, cut)
 
     def _items(self, place: Place, depth: int) -> Items:
         items = Items(place)
@@ -204,15 +213,8 @@ _ESCAPES = re.compile(r"\\x..|\\u.{4}|\\U.{8}|\\\n\s*|\\.|.", re.DOTALL)
 _BLANK_ESCAPES = {"\\n", "\\t", "\\r", "\\ ", "\\_", "\\\t"}
 
 
-def _inside(scalar: Scalar, offset: int) -> Place:
-    """Count what is not blank up to the character, in the text and then in the source."""
-    wanted = len("".join(scalar.text[:offset].split()))
-    for index, token in _tokens(scalar.source):
-        if token.strip() and token not in _BLANK_ESCAPES and not token.startswith("\\\n"):
-            if wanted == 0:
-                return _shifted(scalar.place, scalar.source[:index])
-            wanted -= 1
-    return _shifted(scalar.place, scalar.source.rstrip())
+def _blank(token: str) -> bool:
+    return not token.strip() or token in _BLANK_ESCAPES or token.startswith("\\\n")
 
 
 def _tokens(source: str) -> Iterator[tuple[int, str]]:

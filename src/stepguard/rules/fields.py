@@ -12,10 +12,17 @@ from stepguard.errors import Place, Problem
 from stepguard.rules.document import Entries, Items, Node, Scalar
 from stepguard.rules.wording import listed, nearest, quote, say
 
+MOST_FAULTS = 1_000
+"""Faults of all files together."""
+
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 _SHOWN = 1_000
 """Larger bounds are there against nonsense only, and are not worth a word."""
 _NOT_A_WORD = {"", "~", "null", "true", "false", "yes", "no", "on", "off", "y", "n"}
+
+
+class TooManyFaults(Exception):
+    """The faults in the report are enough: whatever was read, it is no rule file."""
 
 
 @dataclass
@@ -26,8 +33,10 @@ class Report:
     rule: str | None = None
 
     def add(self, place: Place, what: str) -> None:
-        """Note a fault."""
+        """Note a fault; TooManyFaults where it is time to give up."""
         self.problems.append(Problem(place, what, self.rule))
+        if len(self.problems) >= MOST_FAULTS:
+            raise TooManyFaults
 
 
 class Kind(Protocol):

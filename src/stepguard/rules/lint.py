@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from stepguard.errors import Problem
 from stepguard.rules import tree
+from stepguard.rules.document import Items
 from stepguard.rules.functions import FUNCTIONS, Detector, OverSteps
 from stepguard.rules.packs import Loaded
 from stepguard.rules.rule import Rule
@@ -35,38 +36,41 @@ class Lint:
 
 def lint(loaded: Loaded) -> list[Lint]:
     """Look for what is allowed and yet surely not meant, in the order of the rules."""
-    found = [each for rule in loaded.ruleset.rules for each in _of_rule(rule, loaded)]
-    for first, second in combinations(loaded.ruleset.rules, 2):
-        what = _of_pair(first, second)
-        if what:
-            found.append(_at(second, "when", what, loaded))
+    rules = loaded.ruleset.rules
+    found = [each for rule in rules for each in _of_rule(rule, loaded)]
+    pairs = ((second, _of_pair(first, second)) for first, second in combinations(rules, 2))
+    found += [_warning(rule, "when", what, loaded) for rule, what in pairs if what]
+    sleeping = [rule for rule in rules if rule.active.needs_total]
+    if sleeping:
+        more = f"; so do {len(sleeping) - 1} more" if len(sleeping) > 1 else ""
+        what = f"counts in percent and sleeps without total_steps{more}"
+        place = loaded.fields[sleeping[0].name]["active"].node.place
+        found.append(Lint(Problem(place, what, sleeping[0].name), "note"))
     return found
 
 
-def _at(
-    rule: Rule, field: str, what: str, loaded: Loaded, level: Literal["warning", "note"] = "warning"
-) -> Lint:
-    node = loaded.fields[rule.name].get(field)
-    return Lint(Problem(node.node.place if node else rule.place, what, rule.name), level)
+def _warning(rule: Rule, field: str, what: str, loaded: Loaded) -> Lint:
+    found = loaded.fields[rule.name].get(field)
+    return Lint(Problem(found.node.place if found else rule.place, what, rule.name), "warning")
 
 
 def _of_rule(rule: Rule, loaded: Loaded) -> Iterator[Lint]:
     for what in _comparisons(rule.condition.root):
-        yield _at(rule, "when", what, loaded)
+        yield _warning(rule, "when", what, loaded)
     needed = _steps_needed(rule.condition.root) + rule.hold - 1
     end = rule.active.end
     if not end.percent and needed > end.value + 1:
         what = f"can never fire: it needs {plural(int(needed), 'step')} and sleeps after step {end.value:g}"
-        yield _at(rule, "active", what, loaded)
-    if rule.active.needs_total:
-        what = "a percentage: without total_steps this rule sleeps"
-        yield _at(rule, "active", what, loaded, "note")
+        yield _warning(rule, "active" if rule.hold == 1 else "for", what, loaded)
     if "layers" in loaded.fields[rule.name] and not rule.condition.layered:
-        yield _at(rule, "layers", "the filter does nothing: the condition looks at no layers", loaded)
+        yield _warning(rule, "layers", "the filter does nothing: the condition looks at no layers", loaded)
     kinds = [action.kind for action in rule.ladder]
     if "halt" in kinds[:-1]:
-        unreached = kinds[kinds.index("halt") + 1]
-        yield _at(rule, "action", f"{unreached} is never reached: halt stands before it", loaded)
+        rung = kinds.index("halt") + 1
+        node = loaded.fields[rule.name]["action"].node
+        assert isinstance(node, Items)
+        what = f"{kinds[rung]} is never reached: halt stands before it"
+        yield Lint(Problem(node.items[rung].place, what, rule.name), "warning")
 
 
 # Comparisons that are always the same
@@ -95,14 +99,14 @@ def _comparisons(root: Node) -> Iterator[str]:
 
 
 def _comparison(node: Operation) -> Iterator[str]:
-    shown = quote(node.text[1:-1], 80)
+    shown = quote(tree.bare(node), 80)
     left, right = (_range(part) for part in node.parts)
     if any(math.isnan(bound.low) for bound in (left, right)):
         yield f"{shown} is never true: nothing compares with nan; write nonfinite(x)"
     elif not isinstance(node.parts[0], Constant) or not isinstance(node.parts[1], Constant):
         verdict = _verdict(node.operator, left, right)
         if verdict is not None:
-            yield f"{shown} is {'always' if verdict else 'never'} true: {_where(node)}"
+            yield f"{shown} is {'always' if verdict else 'never'} true{_where(node)}"
 
 
 def _verdict(operator: str, left: _Range, right: _Range) -> bool | None:
@@ -128,7 +132,7 @@ def _where(node: Operation) -> str:
         if not isinstance(part, Constant) and not math.isinf(bounds.low):
             high = "" if math.isinf(bounds.high) else f" to {bounds.high:g}"
             shown.append(f"{part.text} lies from {bounds.low:g}{high or ' up'}")
-    return ", ".join(shown)
+    return f": {', '.join(shown)}" if shown else ""
 
 
 # Windows

@@ -40,10 +40,8 @@ def read_series(text: str) -> list[float | None]:
     for word in re.finditer(r"\S+", text):
         match = _TOKEN.fullmatch(word.group())
         if match is None or (match[3] and not match[5]):
-            expected = "values such as 0.1 0.1+0.05x20 2*4x5 _ nan"
-            raise SeriesError(
-                Fault(word.start(), say("a series", expected=expected, got=quote(word.group())))
-            )
+            what = say("a series", expected="0.1, 0.1+0.05x20, 2*4x5, _ or nan", got=quote(word.group()))
+            raise SeriesError(Fault(word.start(), what))
         more = int(match[5] or 0) if len(match[5] or "") < 7 else LONGEST
         if len(values) + more >= LONGEST:
             limit = f"at most {LONGEST:,} values"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stepguard.errors import Place, Problem, RuleFileError
 from stepguard.rules.document import LARGEST, DocumentError, Scalar, decode, parse
-from stepguard.rules.fields import Found, Report
+from stepguard.rules.fields import Found, Report, TooManyFaults
 from stepguard.rules.message import check_message
 from stepguard.rules.rule import Rule, Ruleset
 from stepguard.rules.spec import FileSpec, RuleSpec, read_file
@@ -60,9 +61,11 @@ def read_rules(sources: Sources) -> Loaded:
     """Load rules as `load_rules` does, together with the places of their fields."""
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     merge = _Merge()
-    for source in given:
-        merge.add(_locate(source, Path()), Place(str(source), 1, 1))
-    rules = [rule for rule in map(merge.build, merge.rules.values()) if rule is not None]
+    rules: list[Rule] = []
+    with suppress(TooManyFaults):
+        for source in given:
+            merge.add(_locate(source, Path()), Place(str(source), 1, 1))
+        rules = [rule for rule in map(merge.build, merge.rules.values()) if rule is not None]
     if merge.report.problems:
         raise RuleFileError(merge.problems())
     fields = {name: merged.fields for name, merged in merge.rules.items()}
@@ -83,6 +86,14 @@ def _locate(source: str | Path, folder: Path) -> _Source:
         return _Source(path, path.name)
     path = folder / source
     return _Source(path, str(path))
+
+
+def _identity(path: Path) -> Path:
+    """Give every file one name; a name that the system refuses stays as it is."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        return path
 
 
 @dataclass
@@ -112,7 +123,7 @@ class _Merge:
 
     def add(self, source: _Source, place: Place) -> bool:
         """Merge a file and what it extends; False if something of that cannot be read."""
-        path = source.path.resolve()
+        path = _identity(source.path)
         if path in self._open:
             chain = " extends ".join(each.name for each in [*self._open[self._open.index(path) :], path])
             self.report.add(place, f"extends itself: {chain}")
@@ -132,7 +143,7 @@ class _Merge:
         if len(self._specs) >= MOST_FILES:
             self.report.add(place, say("too many files", expected=f"at most {MOST_FILES}"))
             return None
-        label = source.label if source.label not in self.texts else str(source.path.resolve())
+        label = source.label if source.label not in self.texts else str(_identity(source.path))
         try:
             text = self.texts[label] = read_text(source.path, label, place)
             return read_file(parse(text, label), label, self.report)
@@ -168,7 +179,7 @@ class _Merge:
             return
         for fault in check_message(message.value, when.value):
             at = message.node.at(fault.offset)
-            if at.file == when.node.place.file:
+            if at.file in {when.node.place.file, merged.place.file}:
                 self.report.add(at, f"message: {fault.what}")
             else:
                 self.report.add(when.node.place, f"the message at {at} does not fit: {fault.what}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from stepguard.errors import Place
 from stepguard.rules.actions import Ladder
-from stepguard.rules.document import Document, Items, Node, Scalar
+from stepguard.rules.document import Document, Entries, Items, Node, Scalar
 from stepguard.rules.expression import Condition, ExpressionError, compile_condition
 from stepguard.rules.fields import Fields, Found, ListOf, Number, Report, Text, Word, describe
 from stepguard.rules.rule import Active, Bound, LayerFilter
@@ -31,8 +31,9 @@ class When:
         try:
             return compile_condition(node.text)
         except ExpressionError as error:
+            hint = ": the comma ended the condition, put it in quotes" if node.cut else ""
             for fault in error.faults:
-                report.add(node.at(fault.offset), fault.what)
+                report.add(node.at(fault.offset), fault.what + hint)
             return None
 
 
@@ -188,12 +189,11 @@ class FileSpec:
 
 def read_file(document: Document, file: str, report: Report) -> FileSpec:
     """Read a rule file; all its faults go into the report."""
-    report.problems.extend(document.problems)
+    for problem in document.problems:
+        report.add(problem.place, problem.what)
     found = FILE.read(document.root, "the file", report) or {}
-    if "rules" not in found and "extends" not in found:
-        given = getattr(document.root, "entries", {})
-        if "rules" not in given and "extends" not in given:
-            report.add(document.root.place, say("no rules", expected="'rules' or 'extends'"))
+    if isinstance(document.root, Entries) and not {"rules", "extends"} & set(document.root.entries):
+        report.add(document.root.place, say("no rules", expected="'rules' or 'extends'"))
     return FileSpec(
         file,
         found["description"].value if "description" in found else "",

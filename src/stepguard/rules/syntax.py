@@ -16,6 +16,8 @@ LONGEST_TEXT = 4_000
 """Characters of a condition."""
 DEEPEST = 40
 """Brackets inside brackets, and operations inside operations."""
+MOST_FAULTS = 100
+"""Faults of a condition; there is no use in more."""
 
 _ALLOWED = re.compile(r"[A-Za-z0-9_.+\-*/(),=<>!\s]", re.ASCII)
 _UNFINISHED = re.compile(r"([-+*/<>=!,(]|\b(and|or|not))\s*$")
@@ -45,10 +47,10 @@ class Fault(NamedTuple):
 
 
 class ExpressionError(StepguardError):
-    """A condition that cannot be used; `faults` holds all that is wrong with it, in the order of the text."""
+    """A condition that cannot be used; `faults` holds what is wrong with it, in the order of the text."""
 
     def __init__(self, faults: list[Fault]) -> None:
-        self.faults = tuple(sorted(set(faults)))
+        self.faults = tuple(sorted(set(faults))[:MOST_FAULTS])
         super().__init__("\n".join(f"{fault.offset}: {fault.what}" for fault in self.faults))
 
 

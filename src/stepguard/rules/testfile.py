@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 
 from stepguard.errors import Place, RuleFileError
 from stepguard.rules.document import DocumentError, Entries, Node, Scalar, parse
-from stepguard.rules.fields import Fields, Found, ListOf, Number, Report, Text, describe
+from stepguard.rules.fields import Fields, Found, ListOf, Number, Report, Text, TooManyFaults, describe
 from stepguard.rules.notation import SeriesError, read_series
 from stepguard.rules.packs import load_rules, pack_names, read_text
 from stepguard.rules.rule import Ruleset
@@ -142,24 +143,31 @@ TESTS = Fields(
 def read_tests(path: Path) -> tuple[RuleTest, ...]:
     """Read a file of rule tests; RuleFileError with every fault of it and of the rules that it names."""
     report = Report()
-    try:
-        document = parse(read_text(path, str(path)), str(path))
-    except DocumentError as error:
-        raise RuleFileError([error.problem]) from None
-    report.problems.extend(document.problems)
-    found = TESTS.read(document.root, "the file", report)
-    if report.problems or found is None:
-        raise RuleFileError(report.problems)
-    sources = [name if name in pack_names() else path.parent / name for name in found["rules"].value]
-    rules = load_rules(sources)
-    nodes = getattr(found["tests"].node, "items", [found["tests"].node])
-    tests = [
-        _Builder(node.place, values, found, rules, report).build()
-        for node, values in zip(nodes, found["tests"].value, strict=True)
-    ]
+    tests: list[RuleTest] = []
+    with suppress(TooManyFaults):
+        found = _read(path, report)
+        tests = [] if found is None or report.problems else _build(path, found, report)
     if report.problems:
         raise RuleFileError(report.problems)
     return tuple(tests)
+
+
+def _read(path: Path, report: Report) -> dict[str, Found] | None:
+    try:
+        document = parse(read_text(path, str(path)), str(path))
+    except DocumentError as error:
+        report.problems.append(error.problem)
+        return None
+    report.problems.extend(document.problems)
+    return TESTS.read(document.root, "the file", report)
+
+
+def _build(path: Path, found: dict[str, Found], report: Report) -> list[RuleTest]:
+    sources = [name if name in pack_names() else path.parent / name for name in found["rules"].value]
+    rules = load_rules(sources)
+    nodes = getattr(found["tests"].node, "items", [found["tests"].node])
+    pairs = zip(nodes, found["tests"].value, strict=True)
+    return [_Builder(node.place, fields, found, rules, report).build() for node, fields in pairs]
 
 
 @dataclass

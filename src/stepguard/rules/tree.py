@@ -97,13 +97,18 @@ def call(name: str, argument: Node, settings: Mapping[str, float]) -> Call:
     folds = isinstance(function, OverLayers | Pick)
     return Call(
         Kind(function.gives == "truth", argument.kind.vector and not folds),
-        f"{name}({', '.join([argument.text, *(f'{k}={_number(v)}' for k, v in settings.items())])})",
+        f"{name}({', '.join([bare(argument), *(f'{k}={_number(v)}' for k, v in settings.items())])})",
         function.positive == "always" or (function.positive == "as argument" and argument.positive),
         folds or argument.across,
         (argument,),
         name,
         settings,
     )
+
+
+def bare(node: Node) -> str:
+    """Give the text of a node without brackets around the whole."""
+    return node.text[1:-1] if isinstance(node, Operation) else node.text
 
 
 def walk(node: Node) -> Iterator[Node]:

@@ -22,9 +22,9 @@ BLOCKS = 20
 """`plateau` and `drift` cut their window into so many equal stretches and look at their medians."""
 _RECENT = 6
 _SURE_ALONE = 35.0
-_SURE_TWICE = (5.0, 6.0)
+_SURE_TWICE = (4.0, 6.0)
 _SURE_SHIFT = 6.0
-_SURE_FALL = 3.0
+_SURE_FALL = 4.0
 _SLOPE_ERROR = 1.05 * (12 / BLOCKS) ** 0.5
 """Standard error of a Theil-Sen line's rise over all blocks, in standard deviations of one block's median."""
 
@@ -54,16 +54,10 @@ def crash(x: Window, step: int, *, rise: float, fall: float, within: int) -> Det
     trough = np.minimum.accumulate(np.where(values > 0, values, np.inf), axis=0)
     risen = np.where(values >= rise * trough, values, -np.inf)
     top = np.max(risen, axis=0, initial=-np.inf)
-    found = top > 0
-    measures = {name: np.full_like(x.first, np.nan) for name in ("rise", "fall", "peak")}
-    if found.any():
-        lowest = robust.take(trough, np.argmax(risen, axis=0))
-        measures = {
-            "rise": np.divide(top, lowest, out=measures["rise"], where=found),
-            "fall": _fold(np.where(found, top, np.nan), current),
-            "peak": np.where(found, top, np.nan),
-        }
-    return Detection(found & (top >= fall * current), ~np.isnan(current), measures)
+    peak = np.where(top > 0, top, np.nan)
+    lowest = np.min(np.where(risen == top, trough, np.inf), axis=0, initial=np.inf)
+    measures = {"rise": peak / lowest, "fall": _fold(peak, current), "peak": peak}
+    return Detection(peak >= fall * current, ~np.isnan(current), measures)
 
 
 def spike(x: Window, step: int, n: int, by: float) -> Detection:
@@ -74,8 +68,8 @@ def spike(x: Window, step: int, n: int, by: float) -> Detection:
     spread is taken around the line of a falling series, the median is not, so a falling loss neither fires it
     nor hides a jump. Where x can be 0 or below, the ratio is 1 + distance / max(abs(median), spread).
 
-    Known where there is a reading now, the window is full with 8 readings at least, and not all are 0.
-    Measures `ratio` and `baseline`, the median.
+    Known where there is a reading now and the window is full, with 8 readings at least whose median is not 0:
+    of nothing there is no multiple. Measures `ratio` and `baseline`, the median.
 
     Source: robust z-scores as in Iglewicz and Hoaglin (1993); twice in a row as in the Western Electric rules
     (1956). Guarantee: none; the figures are measured.
@@ -86,7 +80,7 @@ def spike(x: Window, step: int, n: int, by: float) -> Detection:
     ratio = base.ratio(current)
     sure = (z >= _SURE_ALONE) | ((earlier >= _SURE_TWICE[0]) & (z >= _SURE_TWICE[1]))
     enough = robust.readings(before.values) >= robust.MIN_BASELINE
-    known = x.full(step - 1, n) & enough & ~np.isnan(current) & (base.spread > 0)
+    known = x.full(step - 1, n) & enough & ~np.isnan(current) & (base.level != 0)
     return Detection(known & sure & (ratio >= by), known, {"ratio": ratio, "baseline": base.level})
 
 
@@ -94,7 +88,7 @@ def plateau(x: Window, step: int, n: int, by: float) -> Detection:
     """No progress: over the last n steps x has surely fallen by less than `by`, a share of its level.
 
     The fall is that of the Theil-Sen line through the medians of 20 equal stretches, over their own median.
-    "Surely" is three standard errors, from the spread around that line: on noisy series it stays silent until
+    "Surely" is four standard errors, from the spread around that line: on noisy series it stays silent until
     n is long enough. A rising series holds as well.
 
     Known where the window is full, each of the stretches has a reading, and the level is not 0. Measures
@@ -106,7 +100,7 @@ def plateau(x: Window, step: int, n: int, by: float) -> Detection:
     times = robust.column(np.arange(BLOCKS), stretches.ndim).astype(np.float64)
     slope, level = robust.theil_sen(times, stretches), robust.median(stretches)
     line = level + slope * (times - np.mean(times))
-    error = _SLOPE_ERROR * robust.spread(stretches - line)
+    error = _SLOPE_ERROR * robust.spread(stretches - line, quartile=True)
     known = x.full(step, n) & ~np.isnan(stretches).any(axis=0) & (level != 0)
     scale = np.where(known, np.abs(level), np.nan)
     fall = -slope * BLOCKS / scale
@@ -118,12 +112,12 @@ def drift(x: Window, step: int, n: int, by: float) -> Detection:
     """A slow rise: the newest part of the last n steps lies above all that came before, `by` times or more.
 
     The window is cut into 20 equal stretches. The median of each of the newest 6 must be above those of the
-    14 before, their levels apart by 6 robust standard deviations of the 14 around their line, and by the factor
-    `by`. Logarithms and ratio are as in `spike`. After a step it holds for some stretches only, during a rise
-    throughout.
+    14 before, the levels of both apart by 6 robust standard deviations of the 14 around their line, and by a
+    factor of `by`. Logarithms and ratio are as in `spike`. After a step it holds for some stretches only,
+    during a rise throughout.
 
-    Known where the window is full and each of the stretches has a reading. Measures `ratio` and `baseline`,
-    the median before.
+    Known where the window is full, each of the stretches has a reading, and the median before is not 0.
+    Measures `ratio` and `baseline`, that median.
 
     Source: precedence tests, Nelson (1963); medians of stretches against the dependence of neighbours.
     Guarantee: on exchangeable noise of any distribution, at a given step at most 6! 14! / 20! = 2.6e-5.
@@ -132,7 +126,7 @@ def drift(x: Window, step: int, n: int, by: float) -> Detection:
     old, new = stretches[:-_RECENT], stretches[-_RECENT:]
     base = _baseline(Window(np.arange(len(old)), old, x.first), falling=False)
     level = robust.median(new)
-    known = x.full(step, n) & ~np.isnan(stretches).any(axis=0) & (base.spread > 0)
+    known = x.full(step, n) & ~np.isnan(stretches).any(axis=0) & (base.level != 0)
     above = np.min(new, axis=0) > np.max(old, axis=0)
     ratio = base.ratio(level)
     sure = above & (base.distance(level) >= _SURE_SHIFT)
@@ -170,7 +164,7 @@ def _baseline(x: Window, *, falling: bool) -> _Baseline:
     centre, slope = robust.median(values), np.nan_to_num(_slope(x.steps, values))
     slope = np.minimum(slope, 0.0) if falling else slope
     ages = robust.column(x.steps, values.ndim) - np.mean(x.steps) if len(x.steps) else values
-    spread = robust.spread(values - (centre + slope * ages))
+    spread = robust.spread(values - (centre + slope * ages), quartile=True)
     return _Baseline(positive, centre, np.maximum(spread, robust.rounding(centre, log=positive)))
 
 

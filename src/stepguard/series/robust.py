@@ -9,6 +9,8 @@ from stepguard.series.history import Array, Window
 
 NORMAL_MAD = 1.482602218505602
 """Median absolute deviation times this estimates the standard deviation of normal noise."""
+NORMAL_QUARTILE = 0.8693011096
+"""The same for the upper quartile of the absolute deviations."""
 MIN_BASELINE = 8
 """Readings below which a spread is not known well enough to judge a value by it."""
 _ROUNDING = 2.0**-20
@@ -29,13 +31,24 @@ def mean(values: Array) -> Array:
 
 def median(values: Array) -> Array:
     """The median. Sorting along the first axis is several times as fast as numpy's own median here."""
-    if not len(values):
-        return np.full(values.shape[1:], np.nan)
-    ordered = np.sort(values, axis=0)  # NaN comes last
-    if not np.isnan(ordered[-1]).any():
-        return (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2
-    count = readings(values)
+    ordered, count = _ordered(values)
     return (take(ordered, (count - 1) // 2) + take(ordered, count // 2)) / 2
+
+
+def upper_quartile(values: Array) -> Array:
+    """The reading that three quarters do not exceed: the nearest rank, nothing in between."""
+    ordered, count = _ordered(values)
+    return take(ordered, (3 * (count - 1) + 2) // 4)
+
+
+def _ordered(values: Array) -> tuple[Array, NDArray[np.int64]]:
+    """Sorted, NaN last, at least one row; and the number of readings, a single one if none is missing."""
+    if not len(values):
+        values = np.full((1, *values.shape[1:]), np.nan)
+    ordered = np.sort(values, axis=0)
+    if np.isnan(ordered[-1]).any():
+        return ordered, np.maximum(readings(values), 1)
+    return ordered, np.asarray(len(values))
 
 
 def mad(values: Array) -> Array:
@@ -43,14 +56,15 @@ def mad(values: Array) -> Array:
     return median(np.abs(values - median(values)))
 
 
-def spread(deviations: Array) -> Array:
-    """The standard deviation of normal noise with the same median of absolute deviations.
+def spread(deviations: Array, *, quartile: bool = False) -> Array:
+    """The standard deviation of normal noise whose deviations have the same median size, or upper quartile.
 
-    Where half of the readings are equal, so that this is 0, a third of the largest deviation stands in: what
-    is to count as far away must then lie beyond all that was seen.
+    The quartile sees what the median does not: that a series now and then is elsewhere. Where so many
+    readings are equal that it is 0, a third of the largest deviation stands in: what is to count as far away
+    must then lie beyond all that was seen.
     """
     sizes = np.abs(deviations)
-    typical = NORMAL_MAD * median(sizes)
+    typical = NORMAL_QUARTILE * upper_quartile(sizes) if quartile else NORMAL_MAD * median(sizes)
     if not np.any(typical == 0):
         return typical
     return np.where(typical == 0, np.max(np.nan_to_num(sizes), axis=0, initial=0.0) / 3, typical)
@@ -80,8 +94,8 @@ def positive_log(values: Array) -> Array:
 
 
 def take(values: Array, rows: NDArray[np.int64]) -> Array:
-    """For each layer the value in its own row."""
-    return np.take_along_axis(values, rows[np.newaxis], axis=0)[0]
+    """For each layer the value in its own row; or one row, where `rows` is a single number."""
+    return values[rows] if rows.ndim == 0 else np.take_along_axis(values, rows[np.newaxis], axis=0)[0]
 
 
 def thin(x: Window, most: int) -> tuple[Array, Array]:

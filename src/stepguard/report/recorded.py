@@ -1,0 +1,79 @@
+"""What a run file holds of an attempt, back in the types that the reports are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stepguard.errors import RunFileError
+from stepguard.recover.decision import Decision
+from stepguard.report.summary import AttemptSummary, count_alerts
+from stepguard.rules.alert import Change, Evidence
+from stepguard.signals import METRIC, Frame
+
+
+@dataclass(frozen=True)
+class Happenings:
+    """The changes of alerts and the decisions of an attempt, in order."""
+
+    changes: tuple[Change, ...]
+    decisions: tuple[Decision, ...]
+
+
+def happenings(events: Iterable[tuple[str, Mapping[str, Any]]]) -> Happenings:
+    """Read events, each a kind and its JSON object; kinds other than `change` and `decision` are left out.
+
+    Raises:
+        RunFileError: an event lacks a field.
+    """
+    changes: list[Change] = []
+    decisions: list[Decision] = []
+    for kind, data in events:
+        try:
+            if kind == "change":
+                changes.append(_change(data))
+            elif kind == "decision":
+                decisions.append(_decision(data))
+        except (KeyError, TypeError) as error:
+            raise RunFileError(f"a recorded {kind} cannot be read: {error!r} in {dict(data)}") from error
+    return Happenings(tuple(changes), tuple(decisions))
+
+
+def _change(data: Mapping[str, Any]) -> Change:
+    evidence = data["evidence"]
+    return replace(Change(**data), evidence=None if evidence is None else _evidence(evidence))
+
+
+def _evidence(data: Mapping[str, Any]) -> Evidence:
+    steps, values, layers = (tuple(data[name]) for name in ("steps", "values", "layers"))
+    return replace(Evidence(**data), steps=steps, values=values, layers=layers)
+
+
+def _decision(data: Mapping[str, Any]) -> Decision:
+    return replace(Decision(**data), also=tuple(data["also"]))
+
+
+def attempt_summary(
+    number: int,
+    info: Mapping[str, Any],
+    outcome: str,
+    frames: Iterable[Frame],
+    happened: Happenings,
+) -> AttemptSummary:
+    """What became of a recorded attempt."""
+    steps = 0
+    last: dict[str, float] = {}
+    for frame in frames:
+        steps += 1
+        last |= frame.scalars
+    return AttemptSummary(
+        number=number,
+        steps=steps,
+        outcome=outcome,
+        info=info,
+        loss=last.get("loss"),
+        metrics={name.removeprefix(METRIC): value for name, value in last.items() if name.startswith(METRIC)},
+        alerts=count_alerts(happened.changes),
+        decisions=happened.decisions,
+    )

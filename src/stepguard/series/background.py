@@ -1,0 +1,63 @@
+"""Jobs that are done by a thread of its own, in order and in batches, so that a training never waits for a disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+
+Job = Callable[[], None]
+
+_PAUSE = 0.25
+"""Seconds in which jobs gather into a batch."""
+
+
+class Background:
+    """Runs `do` on the jobs that have gathered; after the first failure nothing more is done."""
+
+    def __init__(self, do: Callable[[Sequence[Job]], None], finish: Job) -> None:
+        """`finish` is called at the end, by the thread as well."""
+        self._do, self._finish = do, finish
+        self._queue: SimpleQueue[Job | threading.Event | None] = SimpleQueue()
+        self._hurry = threading.Event()
+        self.fault: Exception | None = None
+        """What went wrong, if anything did."""
+        self._thread = threading.Thread(target=self._work, name="stepguard run file", daemon=True)
+        self._thread.start()
+
+    @property
+    def pending(self) -> int:
+        """About how many jobs wait."""
+        return self._queue.qsize()
+
+    def put(self, job: Job) -> None:
+        """Have a job done soon; never waits."""
+        self._queue.put(job)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all jobs so far are done; False if that took too long."""
+        done = threading.Event()
+        self._queue.put(done)
+        self._hurry.set()
+        return done.wait(timeout)
+
+    def stop(self, timeout: float) -> bool:
+        """Do what waits and end the thread; False if that took too long."""
+        self._queue.put(None)
+        self._hurry.set()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        stopping = False
+        while not stopping:
+            batch = [self._queue.get()]
+            self._hurry.wait(_PAUSE)
+            self._hurry.clear()
+            batch += [self._queue.get() for _ in range(self._queue.qsize())]
+            stopping = None in batch
+            self._try(lambda: self._do([job for job in batch if callable(job)]))  # noqa: B023
+            for item in batch:
+                if isinstance(item, threading.Event):
+                    item.set()
+        self._try(self._finish, even_after_fault=True)
