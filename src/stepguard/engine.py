@@ -71,6 +71,7 @@ class Engine:
                     changes += self._advance(index, watched, frame.step)
                 except Exception as fault:
                     watched.failed = f"{type(fault).__name__}: {fault}"
+                    watched.states, watched.holds = self._no_alerts(watched.rule), False
                     self._fresh_failures.append((watched.rule.name, watched.failed))
         return changes
 

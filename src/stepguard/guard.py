@@ -87,7 +87,7 @@ def watch(
         faults.say(complaint)
     attempt = current_attempt() or Attempt()
     reports = Reports(ruleset, attempt, run=run, console=console, faults=faults, total_steps=total_steps)
-    apply_attempt(model, optimizer, scheduler, attempt)
+    apply_attempt(model, optimizer, scheduler, attempt, faults)
     observer = Observer(
         collector,
         ruleset,

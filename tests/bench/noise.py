@@ -47,11 +47,8 @@ class Case(NamedTuple):
     falls: float = 0.0
     """By how much a step the series falls, as a share, when nothing is wrong."""
     around_zero: bool = True
-
-
-def _zscore_twice(x: Window, step: int, *, log: bool) -> np.ndarray:
-    two = [windows.zscore(x, now, 100, log=log) > 8 for now in (step - 1, step)]
-    return two[0] & two[1]
+    twice: bool = False
+    """Whether it must hold at two readings running: the rule file's `for: 2`."""
 
 
 def _end_of_fall(age: np.ndarray) -> np.ndarray:
@@ -77,13 +74,16 @@ CASES = (
         falls=0.4 / 200,
         around_zero=False,
     ),
-    Case("zscore(100) > 8, for: 2", 102, lambda x, step: _zscore_twice(x, step, log=False), CHANGES),
+    Case(
+        "zscore(100) > 8, for: 2", 101, lambda x, step: windows.zscore(x, step, 100) > 8, CHANGES, twice=True
+    ),
     Case(
         "zscore(100) > 8 of log, for: 2",
-        102,
-        lambda x, step: _zscore_twice(x, step, log=True),
+        101,
+        lambda x, step: windows.zscore(x, step, 100, log=True) > 8,
         CHANGES,
         around_zero=False,
+        twice=True,
     ),
 )
 
@@ -107,7 +107,11 @@ def positive(kind: str, e: np.ndarray) -> np.ndarray:
 def held(case: Case, values: np.ndarray) -> np.ndarray:
     """Where the detector holds, shape (steps, layers), from the step on at which its window is full."""
     x = Window(np.arange(len(values)), values, np.zeros(values.shape[1]))
-    return np.array([case.holds(x, step) for step in range(case.reach, len(values))])
+    holds = np.array([case.holds(x, step) for step in range(case.reach, len(values))])
+    if case.twice:
+        holds[1:] &= holds[:-1].copy()
+        holds[0] = False
+    return holds
 
 
 def false_alarms(case: Case, values: np.ndarray) -> float:
@@ -117,8 +121,8 @@ def false_alarms(case: Case, values: np.ndarray) -> float:
 
 
 def delay(case: Case, change: Callable[[np.ndarray], np.ndarray], random: np.random.Generator) -> list[float]:
-    """Median and 99th percentile of the step, counted from 1, at which a change is seen; inf after 400."""
-    e = noise("normal", (case.reach + 400, 200), random)
+    """Median and 99th percentile of the step, counted from 1, at which a change is seen; inf after 250."""
+    e = noise("normal", (case.reach + 250, 200), random)
     age = np.arange(len(e)) - case.reach
     holds = held(case, positive("normal", e) * change(age)[:, np.newaxis])
     seen = np.where(holds.any(axis=0), holds.argmax(axis=0) + 1.0, np.inf)

@@ -82,6 +82,19 @@ def test_line_chart(render) -> None:
     assert (np.diff(heights) <= 0).all()
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (-0.0317, 1.0, ["     1", "-0.032"]),
+        (-1.23e-5, 123456.0, [" 1e+05", "-1e-05"]),
+        (0.0, 0.0, ["     1", "     0"]),
+    ],
+)
+def test_labels_keep_to_their_room(render, low: float, high: float, labels: list[str]) -> None:
+    lines = render(LineChart(Axis(np.arange(2), 20, 2), {"mean": np.array([low, high])})).splitlines()
+    assert [line.partition("│")[0] for line in lines[1:3]] == labels
+
+
 def test_shares_are_drawn_on_zero_to_one(render) -> None:
     chart = LineChart(Axis(np.arange(4), 20, 2), {"dead": np.full(4, 0.02)}, shares=True)
     lines = render(chart).splitlines()
@@ -161,7 +174,7 @@ def coloured(chart: ColourfulDimension, **options: object) -> str:
 def test_colours_are_viridis_two_bins_a_cell() -> None:
     chart = ColourfulDimension(Axis(np.arange(1), 8, 2), hist({0: 100}))
     rows = coloured(chart, color_system="truecolor", legacy_windows=False).splitlines()
-    purple, yellow = "68;1;84", "253;231;36"
+    purple, yellow = "68;1;84", "253;231;37"
     assert f"38;2;{purple};48;2;{purple}m▄" in rows[1]
     assert f"38;2;{yellow};48;2;{purple}m▄" in rows[2], "the lower half is the brighter"
 

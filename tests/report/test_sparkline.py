@@ -28,14 +28,14 @@ def test_blocks(readings: list[float | None], expected: str) -> None:
     assert blocks(readings) == expected
 
 
-@given(READINGS, st.integers(1, 60))
+@given(READINGS, st.integers(2, 60))
 def test_one_character_a_reading_at_most_width(readings: list[float | None], width: int) -> None:
     text = blocks(readings, width)
     assert len(text) == min(len(readings), width)
     assert set(text) <= {*BLOCKS, GAP, NONFINITE}
 
 
-@given(READINGS, st.integers(1, 60))
+@given(READINGS, st.integers(2, 60))
 def test_a_nonfinite_reading_is_never_lost(readings: list[float | None], width: int) -> None:
     bad = any(reading is not None and not math.isfinite(reading) for reading in readings)
     assert (NONFINITE in blocks(readings, width)) == bad
@@ -54,6 +54,11 @@ def test_a_peak_survives_shrinking() -> None:
     readings: list[float | None] = [1.0] * 400
     readings[123] = 9.0
     assert blocks(readings, 40) == "▁" * 12 + "█" + "▁" * 27
+
+
+def test_the_newest_reading_stands_alone() -> None:
+    readings: list[float | None] = [*(1.0,) * 60, 8.0, 1.0]
+    assert blocks(readings, 20) == "▁" * 18 + "█▁"
 
 
 def test_wide_is_above_zero_and_more_than_fifty_fold() -> None:

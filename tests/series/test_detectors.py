@@ -149,7 +149,7 @@ def test_layers_do_not_touch_each_other(name: str):
 
 
 @pytest.mark.parametrize("name", UPWARD)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_a_falling_series_fires_nothing_upwards(name: str, data: st.DataObject):
     """Whatever its shape, above and below 0, and with steps in it."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from stepguard.series import windows
+from stepguard.series.detectors import crash
 from stepguard.series.history import History, Window
 
 LAYERS = 4
@@ -284,3 +285,4 @@ def test_a_thousand_layers_are_as_fast_as_numpy():
     numpy_takes = fastest(lambda: np.median(x.values, axis=0))
     assert fastest(lambda: windows.median(x, 99, 100)) < numpy_takes
     assert fastest(lambda: windows.zscore(x, 99, 99)) < 3 * numpy_takes
+    assert fastest(lambda: crash(x, 99, rise=3, fall=3, within=60)) < numpy_takes

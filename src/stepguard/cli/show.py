@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from stepguard.errors import StepguardError
-from stepguard.report.palette import QUIET
-from stepguard.report.pictures import Pictures, track
-from stepguard.report.recorded import AttemptEvents, read_events, summarise
-from stepguard.report.summary import AlertCount, Summary
+from stepguard.report.palette import BAD, QUIET
+from stepguard.report.pictures import Pictures, Track, track
+from stepguard.report.recorded import attempt_summary, happenings
+from stepguard.report.summary import AlertCount, AttemptSummary, Summary, count_alerts
 from stepguard.report.timeline import Timeline
-from stepguard.series.runfile import RunFile, find_run
+from stepguard.report.words import count, listing
+from stepguard.series.runfile import DROPPED, AttemptRecord, RunFile, find_run
 from stepguard.signals import Layer
 
 FINE = 0
@@ -33,22 +33,104 @@ def add(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser("show", help="show a recorded run", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="a run file, or a folder: its newest run")
-    parser.add_argument("--attempt", type=int, metavar="N", help="default: the last")
-    parser.add_argument("--layers", metavar="GLOB", help=f"default: {_AT_MOST} at most, those with alerts first")
-    parser.add_argument("--svg", metavar="FILE", help="write a picture instead")
-    parser.add_argument("--html", metavar="FILE", help="write a page instead")
-    parser.set_defaults(run_command=run)
+    parser.add_argument("--attempt", type=int, metavar="N", help="whose pictures to show; default: the last")
+    parser.add_argument(
+        "--layers", metavar="GLOB", help=f"default: {_AT_MOST} at most, those with alerts first"
+    )
+    parser.add_argument("--svg", metavar="FILE", type=Path, help="write a picture instead")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write a page instead")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the run. StepguardError if it cannot be read, or has no such attempt or layer."""
+    """Show the run; StepguardError if it cannot be read, or has no such attempt or layer."""
     path = find_run(args.run)
     with RunFile(path) as recording:
-        shown = _whole(recording, path, args.attempt, args.layers)
-    files = {name: Path(file) for name in ("svg", "html") if (file := getattr(args, name))}
-    if not files:
+        shown = _Run(recording).show(args.attempt, args.layers)
+    if args.svg is None and args.html is None:
         Console().print(shown)
-    for name, file in files.items():
-        _export(shown, name, file, path.name)
-        print(f"written: {file}")
+        return FINE
+    page = Console(
+        record=True, width=_WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor"
+    )
+    page.print(shown)
+    title = f"stepguard show {path.name}"
+    if args.svg is not None:
+        _write(args.svg, page.export_svg(title=title, clear=False))
+    if args.html is not None:
+        _write(args.html, page.export_html(clear=False))
     return FINE
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StepguardError(f"{file}: cannot be written ({error.strerror})") from error
+    print(f"written: {file}")
+
+
+class _Run:
+    """A recorded run with what happened in each of its attempts."""
+
+    def __init__(self, recording: RunFile) -> None:
+        self._recording = recording
+        self._attempts = {record.number: record for record in recording.attempts()}
+        self._happened = {
+            number: happenings((event.kind, event.data) for event in recording.events(number))
+            for number in self._attempts
+        }
+
+    def show(self, attempt: int | None, layers: str | None) -> RenderableType:
+        """What happened in all attempts, and the pictures of one."""
+        if not self._attempts:
+            return Text(f"{self._recording.path}: nothing was recorded yet")
+        record = self._attempts.get(max(self._attempts) if attempt is None else attempt)
+        if record is None:
+            raise StepguardError(f"no attempt {attempt}: the run has {listing(self._numbers(), _AT_MOST)}")
+        summaries = tuple(self._summary(each) for each in self._attempts.values())
+        alerts = count_alerts(self._happened[record.number].changes)
+        places = _chosen(record.layers, layers, alerts)
+        found = track(self._recording.frames(record.number), record.layers, places)
+        parts: list[RenderableType] = [Summary(summaries, str(self._recording.path)), self._heading(record)]
+        if found.steps.size:
+            parts.append(self._timeline(record.number, found))
+        parts += [*self._missing(record.number), "", Pictures(found, alerts)]
+        if not layers and len(places) < len(record.layers):
+            rest = count(len(record.layers) - len(places), "more layer")
+            parts.append(Text(f"\n... and {rest}: --layers GLOB", style=QUIET))
+        return Group(*parts)
+
+    def _numbers(self) -> list[str]:
+        return [str(number) for number in self._attempts]
+
+    def _summary(self, record: AttemptRecord) -> AttemptSummary:
+        frames, happened = self._recording.frames(record.number), self._happened[record.number]
+        return attempt_summary(record.number, record.info, record.outcome or "", frames, happened)
+
+    def _heading(self, record: AttemptRecord) -> Text:
+        others = [number for number in self._numbers() if number != str(record.number)]
+        hint = f"  (others: --attempt {' or '.join(others)})" if others else ""
+        return Text.assemble("\n", (f"attempt {record.number}", "bold"), (hint, QUIET), "\n")
+
+    def _missing(self, number: int) -> list[RenderableType]:
+        """How many frames the disk was too slow for."""
+        missing = sum(int(event.data["frames"]) for event in self._recording.events(number, DROPPED))
+        return [Text(f"{count(missing, 'frame')} missing from the recording", style=BAD)] if missing else []
+
+    def _timeline(self, number: int, found: Track) -> Timeline:
+        happened = self._happened[number]
+        steps = int(found.steps[0]), int(found.steps[-1])
+        return Timeline(steps, happened.changes, happened.decisions)
+
+
+def _chosen(layers: Sequence[Layer], glob: str | None, alerts: Sequence[AlertCount]) -> list[int]:
+    """The places of the layers to draw, in depth order."""
+    if glob is not None:
+        found = [i for i, layer in enumerate(layers) if fnmatchcase(layer.name, glob)]
+        if not found:
+            names = listing([layer.name for layer in layers], _AT_MOST)
+            raise StepguardError(f"no layer matches {glob!r}: the run has {names or 'none'}")
+        return found
+    alarmed = {name for alert in alerts for name in alert.layers}
+    order = sorted(range(len(layers)), key=lambda i: layers[i].name not in alarmed)
+    return sorted(order[:_AT_MOST])

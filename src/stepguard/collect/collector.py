@@ -13,10 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stepguard.collect.framing import Framer, Membership, grad_signals, weight_signals
+from stepguard.collect.framing import (
+    GRAD_SIGNALS,
+    WEIGHT_SIGNALS,
+    Framer,
+    Membership,
+    grad_signals,
+    weight_signals,
+)
 from stepguard.collect.layers import watched_modules
 from stepguard.collect.parameters import ParameterBank, ParameterNumbers, banks
-from stepguard.collect.samples import Samples
+from stepguard.collect.samples import ACTIVATION_SIGNALS, Outputs, Samples
 from stepguard.collect.taps import INPUT, Taps
 from stepguard.collect.transfer import Transfer
 from stepguard.signals import Frame, Layer
@@ -92,10 +99,11 @@ class Collector:
             self._add_parameters(frame, transfer)
             transfer.run()
         elif not self._screen(frame, transfer):
+            self.remember(step)
             transfer = Transfer()
             self._add_parameters(frame, transfer)
             transfer.run()
-        return frame
+        return self._framer.finish(frame)
 
     def frame_of_loss(self, step: int, loss: Tensor | None) -> Frame:
         """Make a frame of the loss alone, and forget the forward passes since the last frame."""
@@ -129,7 +137,7 @@ class Collector:
     def _with_loss(self, frame: Frame, loss: Tensor | None) -> Transfer:
         transfer = Transfer()
         if loss is not None:
-            transfer.add(loss.reshape(1), lambda host: frame.scalars.update(loss=float(host[0])))
+            transfer.add([loss.reshape(1)], lambda host: frame.scalars.update(loss=float(host[0])))
         return transfer
 
     def _screen(self, frame: Frame, transfer: Transfer) -> bool:
@@ -141,77 +149,60 @@ class Collector:
         if not all(finite):
             return False
         for bank, members in zip(self._banks, self._members, strict=True):
-            has_grad = np.array([p.grad is not None for p in bank.parameters], dtype=np.float64)
-            reached = np.flatnonzero(members.total(has_grad))
-            if len(reached):
-                self._framer.fill(frame, "grad.nonfinite", reached, np.zeros(len(reached)))
+            reached = members.owning(np.array([p.grad is not None for p in bank.parameters]))
+            self._framer.fill(("grad.nonfinite",), reached, np.zeros((1, len(reached))))
         return True
 
     def _add_activations(self, frame: Frame, transfer: Transfer) -> None:
         for samples, name_of in self._taps.groups():
 
             def finish(
-                host: NDArray[np.floating],
+                *host: NDArray[np.floating],
                 samples: Samples = samples,
                 name_of: Callable[[int], str] = name_of,
             ) -> None:
-                self._put_activations(frame, samples, host, name_of)
+                self._put_outputs(frame, samples.signals(*host), name_of)
 
-            transfer.add(samples.reduce(), finish)
+            transfer.add(samples.parts(), finish)
 
-    def _put_activations(
-        self, frame: Frame, samples: Samples, host: NDArray[np.floating], name_of: Callable[[int], str]
-    ) -> None:
-        rows, found, hist = samples.signals(host)
-        names = [name_of(row) for row in rows]
+    def _put_outputs(self, frame: Frame, outputs: Outputs, name_of: Callable[[int], str]) -> None:
+        names = [name_of(row) for row in outputs.rows]
         if INPUT in names:
-            row = names.index(INPUT)
+            of_input = dict(zip(ACTIVATION_SIGNALS, outputs.signals[:, names.index(INPUT)], strict=True))
             for what in ("mean", "std", "absmax", "nonfinite"):
-                frame.scalars[f"input.{what}"] = float(found[f"act.{what}"][row])
+                frame.scalars[f"input.{what}"] = float(of_input[f"act.{what}"])
         inside = [row for row, name in enumerate(names) if name in self._places]
         places = [self._places[names[row]] for row in inside]
-        self._framer.activations(
-            frame, places, {signal: values[inside] for signal, values in found.items()}, hist[inside]
-        )
+        self._framer.fill(ACTIVATION_SIGNALS, places, outputs.signals[:, inside])
+        self._framer.fill_hist(places, outputs.hist[inside])
 
     def _add_parameters(self, frame: Frame, transfer: Transfer) -> None:
         for bank, members in zip(self._banks, self._members, strict=True):
 
             def finish(
-                host: NDArray[np.floating], bank: ParameterBank = bank, members: Membership = members
+                *host: NDArray[np.floating],
+                bank: ParameterBank = bank,
+                members: Membership = members,
             ) -> None:
-                self._put_parameters(frame, bank.numbers(host), members)
+                self._put_parameters(frame, bank.numbers(*host), members)
 
-            transfer.add(bank.reduce(), finish)
+            transfer.add(bank.parts(), finish)
 
-    def _put_parameters(self, frame: Frame, numbers: ParameterNumbers, members: Membership) -> None:
-        n, fill = numbers, self._framer.fill
-        weights = weight_signals(
-            members, numel=n.numel, norm=n.weight_norm, absmax=n.weight_absmax, bad=n.weight_nonfinite
-        )
-        there = ~np.isnan(n.grad_zero)
-        grads = grad_signals(
-            members,
-            numel=n.numel,
-            norm=n.grad_norm,
-            absmax=n.grad_absmax,
-            zero=n.grad_zero,
-            bad=n.grad_nonfinite,
-        )
-        owners, reached = (
-            np.flatnonzero(members.total(some.astype(np.float64)) > 0) for some in (n.numel > 0, there)
-        )
-        for places, signals in ((owners, weights), (reached, grads)):
-            for signal, values in signals.items():
-                fill(frame, signal, places, values[places])
+    def _put_parameters(self, frame: Frame, n: ParameterNumbers, members: Membership) -> None:
+        there, moved = ~np.isnan(n.grad_zero), ~np.isnan(n.update_norm)
+        weights = weight_signals(members, n)
+        self._framer.fill(WEIGHT_SIGNALS, members.owning(), weights[:, members.owning()])
         if there.any():
+            reached = members.owning(there)
+            self._framer.fill(GRAD_SIGNALS, reached, grad_signals(members, n, there)[:, reached])
             before = frame.scalars.get("grad_norm", 0.0)
             frame.scalars["grad_norm"] = float(np.hypot(before, np.linalg.norm(n.grad_norm[there])))
-        moved = ~np.isnan(n.update_norm)
-        movable = np.flatnonzero((members.total(moved.astype(np.float64)) > 0) & (weights["weight.norm"] > 0))
+        norm = weights[0]
+        movable = members.owning(moved)
+        movable = movable[norm[movable] > 0]
         if len(movable):
             update = np.sqrt(members.total(np.where(moved, n.update_norm, 0.0) ** 2))
-            fill(frame, "update.ratio", movable, update[movable] / weights["weight.norm"][movable])
+            self._framer.fill(("update.ratio",), movable, (update[movable] / norm[movable])[None])
 
 
 def scalar_loss(loss: object) -> Tensor:

@@ -14,8 +14,10 @@ from torch import Tensor
 
 SAMPLE = 4096
 """Elements of an output that its moments and histogram are taken from; smaller outputs are taken whole."""
-UNIT_SAMPLE = 16384
-"""Elements that units are judged by (dead, dormant); smaller outputs are taken whole."""
+UNIT_SAMPLE = 64
+"""Elements that each unit is judged by (dead, dormant), if there are so many."""
+UNIT_SAMPLES = (SAMPLE, 4 * SAMPLE)
+"""Elements of all units together, at least and at most; smaller outputs are taken whole."""
 MAX_UNITS = 1024
 
 
@@ -41,10 +43,13 @@ class Plan(NamedTuple):
 
     halves: Strided
     rest: Strided | None
-    pairs: int
-    """Columns of `halves` that are such pairs: all, or 0 for a batch of one."""
     units: Strided
-    unit_dim: int
+    others: tuple[int, ...]
+    """Dimensions of `units` that are not the units."""
+    shape: tuple[int, int, int, int]
+    """Columns of `halves`, elements of `rest`, columns that are such pairs (none of a batch of one),
+    units.
+    """
 
 
 @lru_cache(maxsize=4096)
@@ -68,7 +73,11 @@ def plan(shape: tuple[int, ...], stride: tuple[int, ...], unit_dim: int, most: i
         halves = Strided((2, half), (offset, 1))
         left = numel - 2 * half
         rest = Strided((left,), (1,), 2 * half) if left else None
-    return Plan(halves, rest, halves.size[1] if batched else 0, _units(shape, stride, unit_dim), unit_dim)
+    units = _units(shape, stride, unit_dim)
+    others = tuple(dim for dim in range(len(shape)) if dim != unit_dim)
+    columns = halves.size[1]
+    left = 0 if rest is None else rest.size[0]
+    return Plan(halves, rest, units, others, (columns, left, columns if batched else 0, units.size[unit_dim]))
 
 
 def spread(tensor: Tensor, most: int) -> Tensor:
@@ -102,7 +111,9 @@ def _coprime_step(step: int, period: int) -> int:
 
 
 def _units(shape: tuple[int, ...], stride: tuple[int, ...], unit_dim: int) -> Strided:
-    """See at most MAX_UNITS units, each through as many elements as UNIT_SAMPLE allows."""
+    """See at most MAX_UNITS units, each through UNIT_SAMPLE elements or as many as UNIT_SAMPLES allows."""
+    least, most = UNIT_SAMPLES
+    most = min(max(UNIT_SAMPLE * shape[unit_dim], least), most)
     steps = [1] * len(shape)
     steps[unit_dim] = -(-shape[unit_dim] // MAX_UNITS)
     others = [dim for dim in range(len(shape)) if dim != unit_dim]
@@ -110,7 +121,7 @@ def _units(shape: tuple[int, ...], stride: tuple[int, ...], unit_dim: int) -> St
     def sizes() -> list[int]:
         return [-(-size // step) for size, step in zip(shape, steps, strict=True)]
 
-    while math.prod(sizes()) > UNIT_SAMPLE:
+    while math.prod(sizes()) > most:
         widest = max(others, key=lambda dim: sizes()[dim])
         if sizes()[widest] == 1:
             break

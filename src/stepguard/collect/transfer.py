@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Finish = Callable[[NDArray[np.floating]], None]
+Finish = Callable[..., None]
+"""Called with the host copies, each an NDArray[np.floating] of shape [elements]."""
+
+
+class _Wanted(NamedTuple):
+    tensors: Sequence[Tensor]
+    finish: Finish
 
 
 class Transfer:
-    """Collects small flat tensors, brings those of a device over together, and hands them out."""
+    """Collects flat tensors, brings those of a device over together, and hands them out."""
 
     def __init__(self) -> None:
-        self._parts: dict[torch.device, list[tuple[Tensor, Finish]]] = {}
+        self._wanted: dict[torch.device, list[_Wanted]] = {}
 
-    def add(self, tensor: Tensor | None, finish: Finish) -> None:
-        """Bring this flat tensor over, and call `finish` with its numbers; nothing for None."""
-        if tensor is not None:
-            self._parts.setdefault(tensor.device, []).append((tensor, finish))
+    def add(self, tensors: Sequence[Tensor], finish: Finish) -> None:
+        """Bring these tensors of one device over, and call `finish` with their numbers; nothing for none."""
+        if tensors:
+            self._wanted.setdefault(tensors[0].device, []).append(_Wanted(tensors, finish))
 
     def run(self) -> None:
-        """Bring everything over. Number formats that differ meet in the widest."""
-        for parts in self._parts.values():
-            packed = torch.cat([tensor for tensor, _ in parts])
-            host = packed.to("cpu", packed.dtype if packed.dtype == torch.float64 else torch.float32).numpy()
-            ends = np.cumsum([tensor.numel() for tensor, _ in parts])[:-1]
-            for numbers, (_, finish) in zip(np.split(host, ends), parts, strict=True):
-                finish(numbers)
+        """Bring everything over; what lies in the host's own memory is only looked at."""
+        for device, wanted in self._wanted.items():
+            for tensors, finish in wanted if device.type == "cpu" else _brought_over(wanted):
+                finish(*map(_numbers, tensors))
+
+
+def _brought_over(wanted: Sequence[_Wanted]) -> list[_Wanted]:
+    """The same on the host, in one transfer; number formats that differ meet in the widest."""
+    packed = torch.cat([tensor for each in wanted for tensor in each.tensors]).to("cpu")
+    parts = iter(packed.split([len(tensor) for each in wanted for tensor in each.tensors]))
+    return [_Wanted([next(parts) for _ in each.tensors], each.finish) for each in wanted]
+
+
+def _numbers(tensor: Tensor) -> NDArray[np.floating]:
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()

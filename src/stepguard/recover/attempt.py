@@ -88,6 +88,7 @@ def supervise(train: Callable[[Attempt], Result], attempts: int = 3, seed: int =
             _close(attempt, "completed")
             return result
         except RestartRequested as request:
+            _close(attempt, f"restart: {request.rule}")
             if attempt.number >= attempts:
                 raise
             remedy = request.remedy

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -24,12 +23,15 @@ class Gate:
             happening. What it raises leaves `optimizer.step()` before the weights are touched.
 
     A step that must not happen finds no gradients: every torch optimizer leaves a parameter without one
-    alone, so weight, state and step count stay bit for bit. The gradients are given back afterwards.
+    alone, so weight, state and step count stay bit for bit. The gradients are given back afterwards. LBFGS
+    counts its evaluations all the same, so what it keeps is put back as well.
     """
 
     def __init__(self, optimizer: Optimizer, skips: Callable[[Tensor | None], bool]) -> None:
         self._optimizer, self._skips = optimizer, skips
         self._hidden: list[tuple[nn.Parameter, Tensor]] = []
+        self._kept: dict[Any, dict[Any, Any]] | None = None
+        """The optimizer's state before a step with a closure."""
         self.passed = 0
         """Steps that came to the gate."""
         self._handles = [
@@ -50,6 +52,7 @@ class Gate:
         if closure is None:
             self._ask(None)
             return None
+        self._kept = {key: dict(state) for key, state in self._optimizer.state.items()}
         asking = self._asking(closure)
         if "closure" in kwargs:
             return args, {**kwargs, "closure": asking}
@@ -80,8 +83,11 @@ class Gate:
                     self._hidden.append((parameter, parameter.grad))
                     parameter.grad = None
 
-    @torch.no_grad()
     def _after(self, _optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+        if self._hidden and self._kept is not None:
+            self._optimizer.state.clear()
+            self._optimizer.state.update(self._kept)
         for parameter, grad in self._hidden:
             parameter.grad = grad
         self._hidden.clear()
+        self._kept = None

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 class Scheduler(Protocol):
     """A learning-rate scheduler, as torch's are."""
 
-    base_lrs: list[float]
+    optimizer: Optimizer
 
 
 class Scaler(Protocol):

@@ -35,21 +35,22 @@ class Recovery:
         self._dry_run = dry_run
         self._rules = {rule.name: rule for rule in engine.rules.rules}
         self._settle = {name: rule.settle for name, rule in self._rules.items()}
-        self._latest: dict[str, Change] = {}
+        self._latest: dict[str, tuple[str | None, str]] = {}
+        """First layer and message of each rule's last alert."""
 
     def observe(self, frame: Frame) -> Observation:
         """Evaluate all rules at this frame, and decide."""
         changes = self.engine.evaluate(frame)
-        fresh: dict[str, Change] = {}
+        fresh: dict[str, tuple[str | None, str]] = {}
         for change in changes:
             if change.state == "firing":
-                fresh.setdefault(change.rule, change)
+                fresh.setdefault(change.rule, (_first_layer(change), change.message))
         self._latest |= fresh
         firing, holding = self.engine.firing(), self.engine.holding()
         alarms = [
-            Alarm(rule, name in fresh, name in holding, _first_layer(latest), latest.message)
+            Alarm(rule, name in fresh, name in holding, *self._latest[name])
             for name, rule in self._rules.items()
-            if name in firing and (latest := self._latest.get(name)) is not None
+            if name in firing
         ]
         outcome = decide(frame.step, alarms, self.standings, self._settle, dry_run=self._dry_run)
         self.standings = outcome.standings
@@ -61,12 +62,13 @@ class Recovery:
     def state_dict(self) -> dict[str, Any]:
         """Windows, alerts and ladders."""
         standings = {name: astuple(standing) for name, standing in self.standings.items()}
-        return {"engine": self.engine.state_dict(), "standings": standings}
+        return {"engine": self.engine.state_dict(), "standings": standings, "latest": dict(self._latest)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over windows, alerts and ladders."""
         self.engine.load_state_dict(state["engine"])
         self.standings = {name: Standing(*standing) for name, standing in state["standings"].items()}
+        self._latest = dict(state["latest"])
 
     def _prescribe(self, rule: str) -> Mapping[str, float | str]:
         return prescribe(self._rules[rule].condition.subject, self._attempt)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,20 +20,32 @@ from stepguard.recover.protocols import Scheduler
 
 _LR_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")
 """What an optimizer and its scheduler keep of the learning rate in a parameter group."""
+_SCHEDULED = ("base_lrs", "max_lrs")
+"""What schedulers keep of it themselves, for each group; ReduceLROnPlateau keeps nothing."""
 _WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]
 _GAINS = {"Tanh": "tanh", "Sigmoid": "sigmoid", "SELU": "selu"}
 
 
+OnFault = Callable[[Exception], None]
+
+
 def apply_attempt(
-    model: nn.Module, optimizer: Optimizer, scheduler: Scheduler | None, attempt: Attempt
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: Scheduler | None,
+    attempt: Attempt,
+    on_fault: OnFault,
 ) -> None:
-    """Make model and optimizer what the attempt asks for; clipping is left to the step."""
+    """Make model and optimizer what the attempt asks for; clipping is left to the step.
+
+    `on_fault` is told what goes wrong later, in the forward pass that LSUV adds.
+    """
     if attempt.lr_scale != 1.0:
         scale_lr(optimizer, scheduler, attempt.lr_scale)
     if attempt.init == "kaiming":
         kaiming(model)
     elif attempt.init == "lsuv":
-        lsuv(model)
+        lsuv(model, on_fault)
 
 
 def scale_lr(optimizer: Optimizer, scheduler: Scheduler | None, factor: float) -> None:
@@ -40,7 +55,16 @@ def scale_lr(optimizer: Optimizer, scheduler: Scheduler | None, factor: float) -
             if key in group:
                 group[key] = group[key] * factor
     if scheduler is not None:
-        scheduler.base_lrs = [lr * factor for lr in scheduler.base_lrs]
+        _scale_scheduler(scheduler, factor)
+
+
+def _scale_scheduler(scheduler: Scheduler, factor: float) -> None:
+    """Scale what a scheduler, and those that it is made of, compute learning rates from."""
+    for name in _SCHEDULED:
+        if hasattr(scheduler, name):
+            setattr(scheduler, name, [lr * factor for lr in getattr(scheduler, name)])
+    for part in getattr(scheduler, "_schedulers", ()):
+        _scale_scheduler(part, factor)
 
 
 def clip_gradients(optimizer: Optimizer, most: float) -> None:
@@ -76,20 +100,23 @@ def _gain(follower: nn.Module | None, last: bool) -> float:
     return 1.0 if last and follower is None else math.sqrt(2.0)
 
 
-def lsuv(model: nn.Module) -> None:
+def lsuv(model: nn.Module, on_fault: OnFault) -> None:
     """Give every linear and convolutional layer an output of mean 0 and std 1 on the first batch the model
     sees.
 
     Layer-sequential unit variance (Mishkin & Matas 2015, arXiv 1511.06422), in one extra forward pass just
     before the first in training mode: a layer's output is rescaled on its way, so the next layer already sees
-    the new one.
+    the new one. What goes wrong in that pass ends it, and is told to `on_fault`.
     """
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not module.training:
             return
         handle.remove()
-        _rescale(module, args, kwargs)
+        try:
+            _rescale(module, args, kwargs)
+        except Exception as fault:
+            on_fault(fault)
 
     handle = model.register_forward_pre_hook(before, with_kwargs=True)
 
@@ -109,7 +136,7 @@ def _rescale(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     handles = [layer.register_forward_hook(after) for layer in layers]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        with torch.no_grad(), torch.random.fork_rng(_devices(model)):
+        with torch.no_grad(), _generators_kept(model):
             model(*args, **kwargs)
     finally:
         for handle in handles:
@@ -122,7 +149,7 @@ def _rescale(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 def _normalise(layer: nn.Module, output: Tensor) -> Tensor | None:
     """Divide the layer's weights so that this output has std 1, and move its bias so that the mean is 0."""
     assert isinstance(layer, _WEIGHTED)
-    std = output.std()
+    std = output.std(correction=0)
     if not bool(std.isfinite()) or float(std) == 0.0:
         return None
     layer.weight.div_(std)
@@ -131,6 +158,17 @@ def _normalise(layer: nn.Module, output: Tensor) -> Tensor | None:
     mean = output.mean()
     layer.bias.sub_(mean).div_(std)
     return (output - mean) / std
+
+
+@contextmanager
+def _generators_kept(model: nn.Module) -> Generator[None, None, None]:
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(_devices(model)):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def _devices(model: nn.Module) -> Sequence[torch.device]:

@@ -22,8 +22,10 @@ from stepguard.signals import HIST_BINS, HIST_TOP
 
 Array = NDArray[np.float64]
 
-_GUTTER = 7
-"""Characters left of a chart: the labels of its ends, and the axis."""
+_LABEL = 6
+"""Characters of the labels at the ends of the vertical axis."""
+_GUTTER = _LABEL + 1
+"""Characters left of a drawing: the labels and the axis."""
 _SHADES = " ░▒▓█"
 """From few to many, in a terminal with fewer than 256 colours."""
 _WIDE = 50.0
@@ -62,7 +64,7 @@ class Axis:
         yield title
         labels = [top, *[""] * (len(rows) - 2), bottom]
         for label, row in zip(labels, rows, strict=True):
-            yield Text.assemble((f"{label:>{_GUTTER - 1}}│", QUIET), row, no_wrap=True)
+            yield Text.assemble((f"{label:>{_LABEL}}│", QUIET), row, no_wrap=True)
         first, last = f"{self.steps[0]:,}", f"{self.steps[-1]:,}"
         room = max(self.columns - len(first), 0)
         yield Text(f"{'':{_GUTTER}}{first}{last:>{room}}", style=QUIET, no_wrap=True)
@@ -87,7 +89,7 @@ class LineChart:
         title = Text("  ").join(
             Text.assemble((name, style), f" {self._told(values)}") for (name, values), style in styled
         )
-        yield from self.axis.frame(title, rows, self._label(high), self._label(low))
+        yield from self.axis.frame(title, rows, self._end(high), self._end(low))
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(self.axis.width, self.axis.width)
@@ -110,10 +112,15 @@ class LineChart:
 
     def _told(self, values: Array) -> str:
         there = values[~np.isnan(values)]
-        return self._label(float(there[-1])) if there.size else "-"
+        return self._number(float(there[-1])) if there.size else "-"
 
-    def _label(self, value: float) -> str:
+    def _number(self, value: float) -> str:
         return f"{value:.0%}" if self.shares and np.isfinite(value) else number(value)
+
+    def _end(self, value: float) -> str:
+        """The end of the axis with as many digits as there is room for."""
+        texts = (self._number(value), *(f"{value:.{digits}g}" for digits in (2, 1)))
+        return next((text for text in texts if len(text) <= _LABEL), texts[-1])
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from stepguard.recover.decision import Decision
 
 _AT_MOST_NAMED = 6
+_BESIDE = 40
+"""Characters beside a sparkline: bar, name of the signal, first and last reading."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,14 @@ class Diagnosis:
         place = f" {where(self.layers, self.total)}" if self.layers else ""
         yield Text.assemble(("  --> ", FIRST), f"step {self.step}{',' if place else ''}{place}")
         grid = _grid()
-        self._add_measured(grid, style)
+        self._add_measured(grid, style, options.max_width - _BESIDE)
         self._add_notes(grid)
         yield grid
 
-    def _add_measured(self, grid: Table, style: str) -> None:
+    def _add_measured(self, grid: Table, style: str, room: int) -> None:
         if self.evidence is None or not self.evidence.values:
             return
-        line = Sparkline(self.evidence.values, style)
+        line = Sparkline(self.evidence.values, style, max(room, 10))
         grid.add_row("|", "", "")
         grid.add_row("|", Text(self.evidence.signal), line.text())
         for told in filter(None, (_readings(self.evidence, line), _measures(self.evidence))):

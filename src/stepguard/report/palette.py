@@ -21,8 +21,8 @@ QUIET = "dim"
 SEVERITY: Mapping[str, str] = {"info": FIRST, "warning": SECOND, "critical": BAD}
 
 _VIRIDIS = (
-    "440154 48196b 462f7c 404387 38568b 30678d 29788e 23888d "
-    "1e988a 22a784 35b778 53c567 79d151 a5da35 d2e11b fde724"
+    "440154 481a6c 472f7d 414487 39568c 31688e 2a788e 23888e "
+    "1f988b 22a884 35b779 54c568 7ad151 a5db36 d2e21b fde725"
 )  # matplotlib's viridis (Smith and van der Walt, 2015) at 16 even places, perceptually uniform
 
 

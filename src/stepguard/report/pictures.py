@@ -19,7 +19,7 @@ from stepguard.signals import HIST_BINS, Frame, Layer
 Array = NDArray[np.float64]
 
 _GAP = 2
-_NARROWEST = 28
+_NARROWEST = 24
 """Characters that a chart needs at least."""
 _SCALARS: Mapping[str, str] = {"loss": "loss", "grad_norm": "grad norm", "lr": "learning rate"}
 _VECTORS = ("act.mean", "act.std", "act.near_zero", "act.dead")

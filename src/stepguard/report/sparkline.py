@@ -28,10 +28,11 @@ def is_wide(readings: Sequence[float | None]) -> bool:
 
 
 def blocks(readings: Sequence[float | None], width: int = 40) -> str:
-    """One character a reading, at most `width`: a low block for the smallest, a full one for the largest.
+    """One character a reading, at most `width` of two or more: low for the smallest, full for the largest.
 
     `×` stands for NaN and infinity, a space for a reading that is not there (None). Where there are more
-    readings than characters, each character shows the one of its readings that lies farthest from the median.
+    readings than characters, the last character shows the newest reading, and each other one that of its
+    readings which lies farthest from the median.
 
     >>> blocks([1, 2, None, 3, 4, float("nan")])
     '▁▃ ▆█×'
@@ -59,8 +60,9 @@ def _shrunk(heights: list[float | None], width: int) -> list[float | None]:
         return heights
     finite = sorted(height for height in heights if height is not None and math.isfinite(height))
     middle = finite[len(finite) // 2] if finite else 0.0
-    edges = [len(heights) * i // width for i in range(width + 1)]
-    return [_standing_out(heights[a:b], middle) for a, b in pairwise(edges)]
+    early = len(heights) - 1
+    edges = [early * i // (width - 1) for i in range(width)]
+    return [*(_standing_out(heights[a:b], middle) for a, b in pairwise(edges)), heights[-1]]
 
 
 def _standing_out(heights: list[float | None], middle: float) -> float | None:

@@ -48,7 +48,8 @@ class Timeline:
             yield Text("no alerts", style=QUIET)
             return
         names = max(len(name) for name, *_ in rows)
-        columns = max(options.max_width - names - _NOTE - 4, 10)
+        steps = self.steps[1] - self.steps[0] + 1
+        columns = max(min(options.max_width - names - _NOTE - 4, steps), 10)
         grid = Table.grid(padding=(0, 2))
         grid.add_column(no_wrap=True)
         grid.add_column(no_wrap=True, width=columns)

@@ -1,4 +1,4 @@
-"""Jobs that are done by a thread of its own, in order and in batches, so that a training never waits for a disk."""
+"""Jobs done by a thread of its own, in order and in batches, so that a training never waits for a disk."""
 
 from __future__ import annotations
 
@@ -49,15 +49,23 @@ class Background:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        stopping = False
-        while not stopping:
+        going_on = True
+        while going_on:
             batch = [self._queue.get()]
             self._hurry.wait(_PAUSE)
             self._hurry.clear()
             batch += [self._queue.get() for _ in range(self._queue.qsize())]
-            stopping = None in batch
-            self._try(lambda: self._do([job for job in batch if callable(job)]))  # noqa: B023
+            self._do_unless_failed([item for item in batch if callable(item)])
             for item in batch:
                 if isinstance(item, threading.Event):
                     item.set()
-        self._try(self._finish, even_after_fault=True)
+            going_on = None not in batch
+        self._finish()
+
+    def _do_unless_failed(self, jobs: Sequence[Job]) -> None:
+        if self.fault is not None:
+            return
+        try:
+            self._do(jobs)
+        except Exception as fault:
+            self.fault = fault

@@ -7,7 +7,8 @@ in which they happened and are never changed, but for the outcome of an attempt.
 from __future__ import annotations
 
 import sqlite3
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import quote
@@ -25,9 +26,12 @@ BEGIN;
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE attempts (number INTEGER PRIMARY KEY, info TEXT NOT NULL, layers TEXT NOT NULL, outcome TEXT);
-CREATE TABLE frames (id INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, step INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE TABLE frames (
+    id INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, step INTEGER NOT NULL, data BLOB NOT NULL
+);
 CREATE TABLE events (
-    id INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, kind TEXT NOT NULL, step INTEGER NOT NULL, data TEXT NOT NULL
+    id INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, step INTEGER NOT NULL, kind TEXT NOT NULL,
+    data TEXT NOT NULL
 );
 CREATE INDEX frames_of_attempt ON frames (attempt);
 CREATE INDEX events_of_attempt ON events (attempt);
@@ -39,42 +43,49 @@ PRAGMA user_version = {FORMAT};
 def open_to_read(path: Path) -> sqlite3.Connection:
     """Open a run file read-only. RunFileError if it is missing, is none, or is of a newer version."""
     if not path.is_file():
-        raise _unfit(path, "a folder" if path.is_dir() else "no file", "look for it with `ls runs/*.sqlite`")
-    return _open(path, "ro")
+        raise _unfit(path, "a folder" if path.is_dir() else "no file", "name a file that a guarded run left")
+    with _open(path, "ro") as connection:
+        _recognise(path, connection)
+    return connection
 
 
 def open_to_write(path: Path) -> sqlite3.Connection:
     """Open a run file, or create it, for use from any one thread. RunFileError if that cannot be done."""
-    new = not path.exists() or path.stat().st_size == 0
-    connection = _open(path, "rwc", new=new)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
+    with _open(path, "rwc") as connection:
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if not tables:
+            _create(connection)
+        _recognise(path, connection)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
     return connection
 
 
 def settle(connection: sqlite3.Connection) -> None:
     """Close after writing: a single file is left, if nobody else has it open."""
-    with suppress(sqlite3.OperationalError):
+    with suppress(sqlite3.Error):
         connection.execute("PRAGMA busy_timeout = 0")
         connection.execute("PRAGMA journal_mode = DELETE")
     connection.close()
 
 
-def _open(path: Path, mode: str, *, new: bool = False) -> sqlite3.Connection:
+@contextmanager
+def _open(path: Path, mode: str) -> Generator[sqlite3.Connection]:
+    """A connection that is closed again if setting it up fails, with an error that helps."""
     connection = None
     try:
-        address = f"file:{quote(str(path.absolute()))}?mode={mode}"
         connection = sqlite3.connect(
-            address, uri=True, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+            f"file:{quote(str(path.absolute()))}?mode={mode}",
+            uri=True,
+            timeout=_PATIENCE,
+            isolation_level=None,
+            check_same_thread=False,
         )
-        if new:
-            _create(connection)
-        _recognise(path, connection)
+        yield connection
     except (sqlite3.Error, RunFileError) as error:
         if connection is not None:
             connection.close()
         raise error if isinstance(error, RunFileError) else _explained(path, error) from error
-    return connection
 
 
 def _create(connection: sqlite3.Connection) -> None:
@@ -91,14 +102,14 @@ def _recognise(path: Path, connection: sqlite3.Connection) -> None:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
-        raise _unfit(path, "an SQLite file of something else", "name a file that a guarded training left")
+        raise _unfit(path, "an SQLite file of something else", "name a file that a guarded run left")
     if found > FORMAT:
         raise _unfit(path, f"format {found}, expected at most {FORMAT}", "upgrade: pip install -U stepguard")
 
 
 def _explained(path: Path, error: sqlite3.Error) -> RunFileError:
     if "not a database" in str(error):
-        return _unfit(path, "a file that is not SQLite", "name a file that a guarded training left")
+        return _unfit(path, "a file that is not SQLite", "name a file that a guarded run left")
     return _unfit(path, f"SQLite's error {str(error)!r}", "check that its folder exists and can be written")
 
 

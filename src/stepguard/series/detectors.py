@@ -48,6 +48,10 @@ def crash(x: Window, step: int, *, rise: float, fall: float, within: int) -> Det
     comes early. Known where there is a reading now. Measures `rise`, `fall` and `peak` of the highest such
     peak, NaN where nothing rose that much.
 
+    False alarms at rise=3, fall=3, within=60: none on normal and AR(1) noise, 10 on t(3), 224 on log-normal.
+    Where a signal is so noisy, ask for larger factors or for a share of the layers. A rise in 10 steps with a
+    fall after it is seen at the first step of the fall.
+
     Source: fast.ai, From deep learning foundations to stable diffusion, lesson 16. Guarantee: none.
     """
     values, current = x.cut(step, within).values, x.now(step)
@@ -71,8 +75,11 @@ def spike(x: Window, step: int, n: int, by: float) -> Detection:
     Known where there is a reading now and the window is full, with 8 readings at least whose median is not 0:
     of nothing there is no multiple. Measures `ratio` and `baseline`, the median.
 
+    False alarms at n=100, by=2: 0.035 on t(3), none on the others; around 0: 0.038 on t(3), 0.008 on AR(1)
+    0.9. At n=50 up to 0.045. A step of four times, or growth by four times a step, is seen at its second.
+
     Source: robust z-scores as in Iglewicz and Hoaglin (1993); twice in a row as in the Western Electric rules
-    (1956). Guarantee: none; the figures are measured.
+    (1956). Guarantee: none.
     """
     before, current = x.cut(step - 1, n), x.now(step)
     base = _baseline(before, falling=True)
@@ -93,6 +100,9 @@ def plateau(x: Window, step: int, n: int, by: float) -> Detection:
 
     Known where the window is full, each of the stretches has a reading, and the level is not 0. Measures
     `fall` and `level`.
+
+    False alarms at n=200, by=0.2 on a fall by 0.4 a window: 0.015 on log-normal, 0.005 on AR(1) 0.9, none on
+    the others. The end of the fall is seen after 168 steps.
 
     Source: Sen (1968); the question is that of an equivalence test, Schuirmann (1987). Guarantee: none.
     """
@@ -118,6 +128,9 @@ def drift(x: Window, step: int, n: int, by: float) -> Detection:
 
     Known where the window is full, each of the stretches has a reading, and the median before is not 0.
     Measures `ratio` and `baseline`, that median.
+
+    False alarms at n=200, by=1.5: none; around 0: 0.005 on AR(1) 0.9. A step of four times is seen after 54
+    steps, a doubling every 100 steps after 91.
 
     Source: precedence tests, Nelson (1963); medians of stretches against the dependence of neighbours.
     Guarantee: on exchangeable noise of any distribution, at a given step at most 6! 14! / 20! = 2.6e-5.

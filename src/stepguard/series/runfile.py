@@ -1,8 +1,7 @@
-"""The run file: one SQLite file a run, which can be read while it is written and survives a kill.
+"""The run file: what a run leaves on disk. It can be read while it is written, and outlives a kill.
 
-Tables: `meta` (who wrote it), `names` (of signals, by the numbers that frames use), `attempts`, `frames`
-(one blob each, see `blob`) and `events` (JSON). Rows are in the order in which they happened, and are never
-changed but for the outcome of an attempt.
+Flow: in come frames and events from the training's thread, which never waits; out come the same frames, bit
+for bit, and events. What is older than a second is on disk, also when the process is killed.
 """
 
 from __future__ import annotations
@@ -10,38 +9,159 @@ from __future__ import annotations
 import json
 import sqlite3
 import struct
+import warnings
+import weakref
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
-from urllib.parse import quote
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from stepguard.errors import RunFileError
+from stepguard.errors import RunFileError, StepguardWarning
 from stepguard.series import blob
+from stepguard.series.background import Background, Job
+from stepguard.series.database import FORMAT, open_to_read, open_to_write, settle
 from stepguard.signals import Frame, Layer
 
-JSON: TypeAlias = "None | bool | int | float | str | Sequence[JSON] | Mapping[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
 SUFFIX = ".sqlite"
-FORMAT = 1
-"""Version of the tables and blobs, kept as SQLite's user_version."""
-APPLICATION = 0x53474452
-"""SQLite's application_id of a run file: "SGDR"."""
-SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS names (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE IF NOT EXISTS attempts (number INTEGER PRIMARY KEY, info TEXT NOT NULL, layers TEXT, outcome TEXT);
-CREATE TABLE IF NOT EXISTS frames (
-    id INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, step INTEGER NOT NULL, data BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS events (
-    id INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, step INTEGER NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS frames_of_attempt ON frames (attempt);
-CREATE INDEX IF NOT EXISTS events_of_attempt ON events (attempt);
-PRAGMA application_id = {APPLICATION};
-PRAGMA user_version = {FORMAT};
-"""
+"""Of run files, by which `find_run` knows them."""
+MAX_PENDING = 256
+"""Frames that wait for the disk; more are dropped."""
+DROPPED = "dropped"
+"""Kind of the event that says how many `frames` are missing, from its step to the `last`."""
+_PATIENCE = 10.0
+"""Seconds to wait for the disk at the end."""
 _PAGE = 256
-"""Rows fetched at once, so that a slow reader does not keep the writer from emptying its log."""
+"""Rows fetched at once."""
+
+Item = TypeVar("Item")
+
+
+class RunWriter:
+    """Writes a run file, or goes on with one, in a thread of its own.
+
+    What goes wrong on disk costs the recording, or frames of it, and is said once by a StepguardWarning; it
+    never raises. Frames handed over must not be changed afterwards.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Create or open the file; its folder must exist. RunFileError if that fails."""
+        self.path = path
+        connection = open_to_write(path)
+        self._tables = _Tables(connection)
+        self._background = Background(self._tables.commit, partial(settle, connection))
+        self._attempt, self._lost, self._said = 0, list[int](), set[str]()
+        # A training that ends without close, by an exception for one, still has its last frames written.
+        self._end = weakref.finalize(self, self._background.stop, _PATIENCE)
+
+    def begin_attempt(self, number: int, info: Mapping[str, JSON]) -> None:
+        """What follows belongs to this attempt; one that was begun before is gone on with."""
+        self._attempt = number
+        self._put(partial(self._tables.begin, number, json.dumps(info)))
+
+    def layers(self, layers: Sequence[Layer]) -> None:
+        """The watched layers of the attempt, before its first frame."""
+        self._put(partial(self._tables.layers, self._attempt, json.dumps(layers)))
+
+    def frame(self, frame: Frame) -> None:
+        """Record a frame, unless too many wait already."""
+        if self._background.pending >= MAX_PENDING:
+            self._lost.append(frame.step)
+            self._say("the disk is slower than the training: frames are missing from the recording")
+            return
+        self._tell_lost()
+        now = Frame(frame.step, dict(frame.scalars), dict(frame.vectors), frame.hist)
+        self._put(partial(self._tables.frame, self._attempt, now))
+
+    def event(self, kind: str, step: int, data: Mapping[str, JSON]) -> None:
+        """Record something that happened at a step."""
+        self._put(partial(self._tables.event, self._attempt, kind, step, json.dumps(data)))
+
+    def end_attempt(self, outcome: str) -> None:
+        """Say how the attempt ended."""
+        self._put(partial(self._tables.end, self._attempt, outcome))
+
+    def flush(self) -> None:
+        """Wait until everything so far is on disk, at most ten seconds."""
+        self._check(self._background.flush(_PATIENCE))
+
+    def close(self) -> None:
+        """Write what waits and close the file, in ten seconds at most. A second call does nothing."""
+        if self._end.alive:
+            self._tell_lost()
+            self._end.detach()
+            self._check(self._background.stop(_PATIENCE))
+
+    def _tell_lost(self) -> None:
+        if self._lost:
+            lost, self._lost = self._lost, []
+            self.event(DROPPED, lost[0], {"frames": len(lost), "last": lost[-1]})
+
+    def _put(self, job: Job) -> None:
+        if not self._end.alive:
+            raise ValueError(f"{self.path}: expected an open run file, got one that was closed")
+        self._background.put(job)
+        self._check()
+
+    def _check(self, in_time: bool = True) -> None:
+        fault = self._background.fault
+        if fault is not None:
+            self._say(f"the recording ends here, the training goes on ({fault!r})")
+        elif not in_time:
+            self._say(f"the disk took longer than {_PATIENCE:.0f} s; the last frames may be missing")
+
+    def _say(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            warnings.warn(f"{self.path}: {message}", StepguardWarning, stacklevel=4)
+
+
+class _Tables:
+    """The writing side of the tables, used by the background thread alone."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        self._names: dict[str, int] = {n: i for i, n in connection.execute("SELECT id, name FROM names")}
+
+    def commit(self, jobs: Sequence[Job]) -> None:
+        """Do jobs in one transaction."""
+        self._db.execute("BEGIN IMMEDIATE")
+        for job in jobs:
+            job()
+        self._db.execute("COMMIT")
+
+    def begin(self, number: int, info: str) -> None:
+        self._db.execute(
+            "INSERT INTO attempts VALUES (?, ?, '[]', NULL)"
+            " ON CONFLICT DO UPDATE SET info = excluded.info, outcome = NULL",
+            (number, info),
+        )
+
+    def layers(self, attempt: int, layers: str) -> None:
+        self._db.execute("UPDATE attempts SET layers = ? WHERE number = ?", (layers, attempt))
+
+    def frame(self, attempt: int, frame: Frame) -> None:
+        data = blob.encode(frame, self._number)
+        self._db.execute(
+            "INSERT INTO frames (attempt, step, data) VALUES (?, ?, ?)", (attempt, frame.step, data)
+        )
+
+    def event(self, attempt: int, kind: str, step: int, data: str) -> None:
+        self._db.execute(
+            "INSERT INTO events (attempt, kind, step, data) VALUES (?, ?, ?, ?)", (attempt, kind, step, data)
+        )
+
+    def end(self, attempt: int, outcome: str) -> None:
+        self._db.execute("UPDATE attempts SET outcome = ? WHERE number = ?", (outcome, attempt))
+
+    def _number(self, name: str) -> int:
+        if name not in self._names:
+            self._db.execute("INSERT INTO names (id, name) VALUES (?, ?)", (len(self._names), name))
+            self._names[name] = len(self._names)
+        return self._names[name]
 
 
 class Meta(NamedTuple):
@@ -50,7 +170,7 @@ class Meta(NamedTuple):
     format: int
     """Version of the format."""
     stepguard: str
-    """Version of the package that created it."""
+    """Version of the package that created the file."""
 
 
 class AttemptRecord(NamedTuple):
@@ -58,15 +178,15 @@ class AttemptRecord(NamedTuple):
 
     number: int
     info: Mapping[str, Any]
-    """What the writer said about it: seed, rules' texts, ..."""
+    """What the writer said of it: seed, remedy, rules."""
     layers: tuple[Layer, ...]
-    """The watched layers in depth order; empty before the first frame."""
+    """In depth order; empty before the first frame."""
     outcome: str | None
-    """None while it goes on, or where it was killed."""
+    """None while it goes on, and where it was killed."""
 
 
 class Event(NamedTuple):
-    """Something that happened at a step: an alert's change, a decision, a note."""
+    """Something that happened: an alert changed, a decision was taken, frames were dropped."""
 
     kind: str
     step: int
@@ -74,19 +194,98 @@ class Event(NamedTuple):
 
 
 class RunFile:
-    """A run file, open for reading, perhaps while another process writes it. A context manager.
+    """A run file open for reading, perhaps while it is written. A context manager.
 
-    Each call sees what was committed by then. RunFileError where the file is missing, is no run file, was
-    written by a newer version, or is damaged.
+    Every call sees what was on disk by then. RunFileError if the file is missing, is no run file, was written
+    by a newer version, or is damaged.
     """
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise RunFileError(f"{path}: expected a run file, got {'a folder' if path.is_dir() else 'no file'}"
-                               " (a run leaves one in its folder, `runs` unless told otherwise)")  # fmt: skip
         self.path = path
-        self._db = connect(path, mode="ro")
-        self.meta = Meta(FORMAT, "")
+        self._db = open_to_read(path)
+        with self._readable():
+            (written_by,) = self._db.execute("SELECT value FROM meta WHERE key = 'stepguard'").fetchone()
+        self.meta = Meta(FORMAT, written_by)
+        self._names: dict[int, str] = {}
 
     def __enter__(self) -> RunFile:
         return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def attempts(self) -> list[AttemptRecord]:
+        """All attempts, by number."""
+        with self._readable():
+            rows = self._db.execute("SELECT number, info, layers, outcome FROM attempts ORDER BY number")
+            return [
+                AttemptRecord(
+                    number, json.loads(info), tuple(Layer(*layer) for layer in json.loads(layers)), end
+                )
+                for number, info, layers, end in rows
+            ]
+
+    def frames(self, attempt: int) -> Iterator[Frame]:
+        """The frames of an attempt in the order they were recorded; none if there is no such attempt."""
+        return self._all("frames", "step, data", attempt, self._frame)
+
+    def events(self, attempt: int, kind: str | None = None) -> Iterator[Event]:
+        """The events of an attempt in the order they were recorded, all or those of one kind."""
+        found = self._all("events", "kind, step, data", attempt, _event)
+        return (event for event in found if kind is None or event.kind == kind)
+
+    def _all(self, table: str, columns: str, attempt: int, make: Callable[..., Item]) -> Iterator[Item]:
+        """Rows page by page, so that a slow reader does not keep the writer from emptying its log."""
+        query = f"SELECT id, {columns} FROM {table} WHERE attempt = ? AND id > ? ORDER BY id LIMIT {_PAGE}"
+        newest = -1
+        while True:
+            with self._readable():
+                page = self._db.execute(query, (attempt, newest)).fetchall()
+                found = [make(*row[1:]) for row in page]
+            yield from found
+            if len(page) < _PAGE:
+                return
+            newest = page[-1][0]
+
+    def _frame(self, step: int, data: bytes) -> Frame:
+        try:
+            return blob.decode(step, data, self._names)
+        except KeyError:  # a signal that was first measured after the names were read
+            self._names = dict(self._db.execute("SELECT id, name FROM names"))
+            return blob.decode(step, data, self._names)
+
+    @contextmanager
+    def _readable(self) -> Generator[None]:
+        try:
+            yield
+        except (sqlite3.Error, ValueError, LookupError, TypeError, struct.error, zlib.error) as error:
+            raise RunFileError(
+                f"{self.path}: expected a whole run file, got a damaged one ({error!r})"
+            ) from error
+
+
+def _event(kind: str, step: int, data: str) -> Event:
+    return Event(kind, step, json.loads(data))
+
+
+def find_run(path: str | Path) -> Path:
+    """The run file that a path means: itself, or the newest in a folder. RunFileError if there is none."""
+    path = Path(path)
+    if not path.is_dir():
+        if not path.exists():
+            raise RunFileError(f"{path}: expected a run file or a folder of them, got no such file")
+        return path
+    runs = [file for file in path.iterdir() if file.suffix == SUFFIX]
+    if not runs:
+        raise RunFileError(f"{path}: expected a run file (*{SUFFIX}) in this folder, got none")
+    return max(runs, key=_last_written)
+
+
+def _last_written(run: Path) -> float:
+    """While a run is written, its newest rows are in SQLite's log beside it."""
+    log = run.with_name(f"{run.name}-wal")
+    return max(file.stat().st_mtime for file in (run, log) if file.exists())

@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepguard.errors import Place
+from stepguard.recover.decision import STRENGTH, TELLS_ONLY, Alarm, Decision, Outcome, Standing, decide
+from stepguard.rules.expression import compile_condition
+from stepguard.rules.rule import Action, ActionKind, Rule
+
+CONDITION = compile_condition("loss > 1")
+
+
+class Sight(NamedTuple):
+    """What the engine says of a rule at a step."""
+
+    firing: bool
+    fresh: bool = False
+    holds: bool = False
+
+
+CLEAR, KEPT, HOLDS, FRESH = Sight(False), Sight(True), Sight(True, holds=True), Sight(True, True, True)
+
+
+def rule(*ladder: Action | ActionKind, name: str = "r", settle: int = 20) -> Rule:
+    rungs = tuple(Action(rung) if isinstance(rung, str) else rung for rung in ladder)
+    return Rule(name, CONDITION, Place("r.yaml", 1, 1), ladder=rungs, settle=settle)
+
+
+def begin_fresh(sights: Sequence[Sight]) -> list[Sight]:
+    """An alert that begins to fire is fresh, and holds."""
+    before = [CLEAR, *sights]
+    return [
+        FRESH if now.firing and not last.firing else now for last, now in zip(before, sights, strict=False)
+    ]
+
+
+def run(
+    rules: Sequence[Rule],
+    histories: Sequence[Sequence[Sight]],
+    *,
+    standings: Mapping[str, Standing] | None = None,
+    dry_run: bool = False,
+) -> list[Outcome]:
+    """Decide step by step, each from the standings that the step before left."""
+    settle = {each.name: each.settle for each in rules}
+    now, outcomes = dict(standings or {}), list[Outcome]()
+    for step, sights in enumerate(zip(*histories, strict=True)):
+        outcome = decide(step, alarms(rules, sights), now, settle, dry_run=dry_run)
+        now = dict(outcome.standings)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def alarms(rules: Sequence[Rule], sights: Sequence[Sight]) -> list[Alarm]:
+    return [
+        Alarm(each, sight.fresh, sight.holds, f"layer of {each.name}", f"reason of {each.name}")
+        for each, sight in zip(rules, sights, strict=True)
+        if sight.firing
+    ]
+
+
+def acted(outcomes: Sequence[Outcome]) -> list[tuple[int, str, int, int]]:
+    """Step, kind, rung and use of every decision."""
+    return [(d.step, d.kind, d.rung, d.use) for outcome in outcomes if (d := outcome.decision) is not None]
+
+
+kinds = st.sampled_from(STRENGTH)
+rungs = st.builds(Action, kinds, st.just({}), st.none() | st.integers(1, 3))
+ladders = st.lists(rungs, min_size=1, max_size=4)
+sights = st.sampled_from([CLEAR, KEPT, HOLDS, HOLDS, FRESH])
+histories = st.lists(sights, min_size=1, max_size=30).map(begin_fresh)
+settles = st.integers(0, 6)
+
+
+def times(ladder: Sequence[Action], rung: int) -> float:
+    last = rung == len(ladder) - 1
+    return ladder[rung].times or (math.inf if last else 1)
+
+
+class Definition:
+    """One rule's ladder, told from everything that happened since it stood at its foot."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.taken: list[tuple[int, int]] = []
+        """Step and rung of each action."""
+        self.fired: int | None = None
+
+    def cures(self, step: int, sight: Sight) -> bool:
+        """Whether the alert has been clear for `settle` steps, and something had been done about it."""
+        if sight.firing or self.fired is None or step - self.fired < self.rule.settle:
+            return False
+        had_acted = bool(self.taken)
+        self.taken, self.fired = [], None
+        return had_acted
+
+    def next_rung(self) -> int | None:
+        rung = self.taken[-1][1] if self.taken else 0
+        uses = sum(1 for _, used in self.taken if used == rung)
+        if uses >= times(self.rule.ladder, rung):
+            rung += 1
+        return rung if rung < len(self.rule.ladder) else None
+
+    def asks(self, step: int, sight: Sight) -> int | None:
+        """The rung it asks for at this step."""
+        if not sight.firing:
+            return None
+        self.fired = step
+        rung = self.next_rung()
+        if rung is None:
+            return None
+        due = not self.taken or step - self.taken[-1][0] >= self.rule.settle
+        untried = all(used != rung for _, used in self.taken)
+        kind = self.rule.ladder[rung].kind
+        if kind == "skip":
+            wanted = sight.holds
+        elif kind in ("warn", "notify", "snapshot"):
+            wanted = sight.fresh or (due and untried)
+        else:
+            wanted = due and sight.holds
+        if wanted:
+            self.taken.append((step, rung))
+        return rung if wanted else None
+
+
+@given(ladders, histories, settles)
+def test_a_ladder_alone_goes_as_its_definition_says(
+    ladder: list[Action], history: list[Sight], settle: int
+) -> None:
+    only = rule(*ladder, settle=settle)
+    defined = Definition(only)
+    for step, (sight, outcome) in enumerate(zip(history, run([only], [history]), strict=True)):
+        assert outcome.cured == (("r",) if defined.cures(step, sight) else ())
+        rung = defined.asks(step, sight)
+        decision = outcome.decision
+        assert (None if decision is None else decision.rung) == rung
+        if decision is not None:
+            assert decision.step == step
+            assert decision.kind == ladder[decision.rung].kind
+            assert decision.rungs == len(ladder)
+            assert decision.use == sum(1 for _, used in defined.taken if used == rung)
+
+
+@given(ladders, st.integers(1, 6))
+def test_no_rung_is_taken_more_often_than_its_budget_and_then_there_is_no_decision(
+    ladder: list[Action], settle: int
+) -> None:
+    budgets = [min(times(ladder, rung), 3) for rung in range(len(ladder))]
+    limited = [Action(rung.kind, {}, int(budget)) for rung, budget in zip(ladder, budgets, strict=True)]
+    # Fresh at every step: an alert at one more layer each time.
+    steps = (settle + 1) * (int(sum(budgets)) + 2)
+    outcomes = run([rule(*limited, settle=settle)], [[FRESH] * steps])
+    done = acted(outcomes)
+    assert [(rung, use) for _, _, rung, use in done] == [
+        (rung, use + 1) for rung, budget in enumerate(budgets) for use in range(int(budget))
+    ]
+    assert all(outcome.decision is None for outcome in outcomes[done[-1][0] + 1 :])
+
+
+@given(st.integers(1, 12), st.integers(1, 3))
+def test_the_next_rung_is_taken_after_settle_steps_of_firing_and_not_before(settle: int, tries: int) -> None:
+    ladder = Action("lower_lr", {"by": 0.5}, tries), Action("restart"), Action("halt")
+    outcomes = run([rule(*ladder, settle=settle)], [begin_fresh([HOLDS] * (settle * (tries + 2) + 1))])
+    expected = ["lower_lr"] * tries + ["restart"] + ["halt"] * 2
+    assert [(step, kind) for step, kind, _, _ in acted(outcomes)] == [
+        (place * settle, kind) for place, kind in enumerate(expected)
+    ]
+
+
+@given(histories)
+def test_skip_is_taken_at_every_step_at_which_the_condition_holds(history: list[Sight]) -> None:
+    outcomes = run([rule("skip")], [history])
+    assert [o.decision is not None for o in outcomes] == [sight.holds for sight in history]
+
+
+def test_skip_is_spent_and_the_next_rung_waits_for_settle() -> None:
+    outcomes = run([rule(Action("skip", {}, 3), "lower_lr", settle=4)], [begin_fresh([HOLDS] * 8)])
+    assert acted(outcomes) == [
+        (0, "skip", 0, 1),
+        (1, "skip", 0, 2),
+        (2, "skip", 0, 3),
+        (6, "lower_lr", 1, 1),
+    ]
+
+
+@pytest.mark.parametrize("kind", sorted(TELLS_ONLY))
+def test_what_only_tells_is_not_repeated_while_an_alert_goes_on(kind: ActionKind) -> None:
+    history = begin_fresh([HOLDS] * 100)
+    assert [step for step, *_ in acted(run([rule(kind, settle=3)], [history]))] == [0]
+    history[50] = FRESH  # at one more layer
+    assert [step for step, *_ in acted(run([rule(kind, settle=3)], [history]))] == [0, 50]
+
+
+def test_a_warning_comes_again_when_the_alert_does() -> None:
+    history = begin_fresh([HOLDS, CLEAR, HOLDS, CLEAR, CLEAR, HOLDS])
+    assert [step for step, *_ in acted(run([rule("warn", settle=2)], [history]))] == [0, 2, 5]
+
+
+def test_after_a_cure_the_ladder_begins_at_its_foot() -> None:
+    history = begin_fresh([HOLDS, *[CLEAR] * 3, HOLDS])
+    outcomes = run([rule("lower_lr", "halt", settle=3)], [history])
+    assert [outcome.cured for outcome in outcomes] == [(), (), (), ("r",), ()]
+    assert acted(outcomes) == [(0, "lower_lr", 0, 1), (4, "lower_lr", 0, 1)]
+
+
+def test_one_clear_step_too_few_is_no_cure() -> None:
+    history = begin_fresh([HOLDS, *[CLEAR] * 2, HOLDS])
+    outcomes = run([rule("lower_lr", "halt", settle=3)], [history])
+    assert not any(outcome.cured for outcome in outcomes)
+    assert acted(outcomes) == [(0, "lower_lr", 0, 1), (3, "halt", 1, 1)]
+
+
+def test_what_cleared_without_an_action_is_no_cure() -> None:
+    ladder = Action("warn", {}, 1)
+    spent = {"r": Standing(0, 1, floor=(0, 1))}
+    outcomes = run([rule(ladder, settle=1)], [begin_fresh([HOLDS, CLEAR])], standings=spent)
+    assert acted(outcomes) == []
+    assert not any(outcome.cured for outcome in outcomes)
+
+
+@given(ladders, histories, settles)
+def test_a_cure_gives_back_nothing_that_attempts_before_have_spent(
+    ladder: list[Action], history: list[Sight], settle: int
+) -> None:
+    only = rule(*ladder, settle=settle)
+    first = run([only], [history])[-1].standings
+    carried = {name: standing.next_attempt() for name, standing in first.items()}
+    foot = carried.get("r", Standing())
+    assert foot.acted is None
+    assert foot.fired is None
+    assert not foot.waiting
+    for outcome in run([only], [history], standings=carried):
+        standing = outcome.standings.get("r", foot)
+        assert (standing.rung, standing.used) >= foot.floor
+        if outcome.decision is not None:
+            assert (outcome.decision.rung, outcome.decision.use) > foot.floor
+        if outcome.cured:
+            assert (standing.rung, standing.used) == foot.floor
+
+
+def test_attempts_share_the_budget_of_a_rung() -> None:
+    ladder = Action("restart", {}, 2), Action("halt")
+    standings: dict[str, Standing] = {}
+    done: list[tuple[int, str, int, int]] = []
+    for _ in range(3):
+        outcome = run([rule(*ladder)], [[FRESH]], standings=standings)[-1]
+        done += acted([outcome])
+        standings = {name: standing.next_attempt() for name, standing in outcome.standings.items()}
+    assert done == [(0, "restart", 0, 1), (0, "restart", 0, 2), (0, "halt", 1, 1)]
+
+
+@st.composite
+def several(draw: st.DrawFn) -> tuple[list[Rule], list[list[Sight]]]:
+    """A few rules, and what the engine says of each over the same steps."""
+    count, steps = draw(st.integers(2, 4)), draw(st.integers(1, 15))
+    rules = [rule(*draw(ladders), name=f"r{i}", settle=draw(settles)) for i in range(count)]
+    seen = st.lists(sights, min_size=steps, max_size=steps).map(begin_fresh)
+    return rules, [draw(seen) for _ in rules]
+
+
+def alone(step: int, alarm: Alarm, standings: Mapping[str, Standing]) -> Decision | None:
+    """What a rule would get if it were the only one that fires."""
+    name = alarm.rule.name
+    return decide(step, [alarm], standings, {name: alarm.rule.settle}).decision
+
+
+@given(several())
+def test_the_strongest_wins_the_first_of_equals_and_the_others_are_named(
+    given_: tuple[list[Rule], list[list[Sight]]],
+) -> None:
+    rules, seen = given_
+    standings: Mapping[str, Standing] = {}
+    for step, (at, outcome) in enumerate(zip(zip(*seen, strict=True), run(rules, seen), strict=True)):
+        asked = [d for a in alarms(rules, at) if (d := alone(step, a, standings)) is not None]
+        decision = outcome.decision
+        assert (decision is None) == (not asked)
+        if decision is not None:
+            best = max(STRENGTH.index(each.kind) for each in asked)
+            winner = next(each for each in asked if STRENGTH.index(each.kind) == best)
+            assert decision.rule == winner.rule
+            assert decision.kind == winner.kind
+            assert (decision.rung, decision.use) == (winner.rung, winner.use)
+            assert decision.reason == f"reason of {winner.rule}"
+            assert decision.layer == f"layer of {winner.rule}"
+            assert list(decision.also) == [each.rule for each in asked if each.rule != winner.rule]
+        standings = outcome.standings
+
+
+@given(several())
+def test_a_loser_of_another_kind_spends_nothing_and_asks_again_at_the_next_step(
+    given_: tuple[list[Rule], list[list[Sight]]],
+) -> None:
+    rules, seen = given_
+    outcomes = run(rules, seen)
+    before: Mapping[str, Standing] = {}
+    for step, outcome in enumerate(outcomes):
+        decision = outcome.decision
+        asked = alarms(rules, [history[step] for history in seen])
+        losers = [
+            (alarm, ask)
+            for alarm in asked
+            if (ask := alone(step, alarm, before)) is not None
+            and decision is not None
+            and ask.kind != decision.kind
+            and ask.kind not in TELLS_ONLY
+        ]
+        for alarm, ask in losers:
+            name = alarm.rule.name
+            standing, previous = outcome.standings[name], before.get(name, Standing())
+            assert (standing.rung, standing.used, standing.acted) == (
+                previous.rung,
+                previous.used,
+                previous.acted,
+            )
+            holds = ask.kind == "skip"
+            again = alone(step + 1, Alarm(alarm.rule, fresh=False, holds=holds), outcome.standings)
+            assert again is not None
+            assert (again.kind, again.rung, again.use) == (ask.kind, ask.rung, ask.use)
+        before = outcome.standings
+
+
+@given(several())
+def test_what_lost_to_its_own_kind_is_served(given_: tuple[list[Rule], list[list[Sight]]]) -> None:
+    rules, seen = given_
+    before: Mapping[str, Standing] = {}
+    for step, outcome in enumerate(run(rules, seen)):
+        for alarm in alarms(rules, [history[step] for history in seen]):
+            ask = alone(step, alarm, before)
+            if ask is not None and outcome.decision is not None and ask.kind == outcome.decision.kind:
+                standing = outcome.standings[alarm.rule.name]
+                assert (standing.rung, standing.used, standing.acted) == (ask.rung, ask.use, step)
+        before = outcome.standings
+
+
+@given(several())
+def test_a_dry_run_decides_the_same_and_says_so(given_: tuple[list[Rule], list[list[Sight]]]) -> None:
+    rules, seen = given_
+    wet, dry = run(rules, seen), run(rules, seen, dry_run=True)
+    assert acted(wet) == acted(dry)
+    assert all(not o.decision.dry_run for o in wet if o.decision)
+    assert all(o.decision.dry_run for o in dry if o.decision)
+    assert [o.standings for o in wet] == [o.standings for o in dry]
+
+
+@given(several())
+def test_to_decide_is_pure(given_: tuple[list[Rule], list[list[Sight]]]) -> None:
+    rules, seen = given_
+    standings = run(rules, seen)[-1].standings
+    settle = {each.name: each.settle for each in rules}
+    asked = alarms(rules, [history[0] for history in seen])
+    kept = copy.deepcopy((asked, dict(standings), settle))
+    step = len(seen[0])
+    once, twice = (decide(step, asked, standings, settle) for _ in range(2))
+    assert once == twice
+    assert (asked, dict(standings), settle) == kept
+
+
+def test_every_action_has_its_strength() -> None:
+    assert sorted(STRENGTH) == sorted(get_args(ActionKind))
+    assert STRENGTH[-1] == "halt"
