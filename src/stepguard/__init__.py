@@ -16,7 +16,8 @@ if TYPE_CHECKING:
         TrainingStopped,
     )
     from stepguard.guard import Guard, watch
-    from stepguard.recover.attempt import Attempt, supervise
+    from stepguard.recover.attempt import Attempt
+    from stepguard.recover.supervise import supervise
 
 __all__ = [
     "Attempt",
@@ -36,7 +37,7 @@ _HOMES = {
     "Guard": "stepguard.guard",
     "watch": "stepguard.guard",
     "Attempt": "stepguard.recover.attempt",
-    "supervise": "stepguard.recover.attempt",
+    "supervise": "stepguard.recover.supervise",
 }
 """Names whose modules need torch, which the command line does without: imported when they are asked for."""
 

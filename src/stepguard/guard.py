@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from rich.console import Console
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ from stepguard.signals import METRIC
 _KEPT = 10_000
 """Alerts and decisions that a guard remembers; the run file has them all."""
 
+Told = TypeVar("Told")
 Subscriber = Callable[[Observation], object]
 
 
@@ -65,9 +67,8 @@ def watch(
         total_steps: planned optimizer steps; rules that count in percent sleep without it.
         run: folder for the run file; None leaves nothing on disk.
         console: "auto" prints to standard error; a rich Console prints there; None is silent.
-        every: steps from one full measurement to the next; "auto" is each step while young (200 steps) or
-        while
-            anything is pending, and each tenth later. Loss and gradients are checked for NaN at every step.
+        every: steps from one full measurement to the next; "auto" is each step for the first 200 and while
+            an alert is on, each tenth later. Loss and gradients are checked for NaN at every step.
         layers: globs of names or classes of the layers to watch; None watches all with parameters and all
             activations.
         scheduler: the learning-rate scheduler, so that a changed learning rate lasts.
@@ -86,7 +87,15 @@ def watch(
     for complaint in collector.complaints():
         faults.say(complaint)
     attempt = current_attempt() or Attempt()
-    reports = Reports(ruleset, attempt, run=run, console=console, faults=faults, total_steps=total_steps)
+    reports = Reports(
+        ruleset,
+        attempt,
+        run=run,
+        console=console,
+        faults=faults,
+        total_steps=total_steps,
+        dry_run=dry_run,
+    )
     apply_attempt(model, optimizer, scheduler, attempt, faults)
     observer = Observer(
         collector,
@@ -137,6 +146,8 @@ class Guard:
         self._notified: list[Callable[[Diagnosis], object]] = []
         self._alerts: deque[Change] = deque(maxlen=_KEPT)
         self._decisions: deque[Decision] = deque(maxlen=_KEPT)
+        self._found: dict[str, Diagnosis] = {}
+        """The last diagnosis of each rule."""
         self._closed = False
         self._gate = Gate(optimizer, self._skips)
         attempt.guards.append(self)
@@ -232,7 +243,8 @@ class Guard:
     def _pass(self, observe: Callable[[Tensor | None, Mapping[str, float]], Observation]) -> bool:
         try:
             observation = observe(self._loss, self._scalars())
-            return self._carry_out(observation, self._publish(observation))
+            self._publish(observation)
+            return self._carry_out(observation)
         except TrainingStopped:
             raise
         except Exception as fault:
@@ -252,43 +264,49 @@ class Guard:
             scalars["loss_scale"] = float(self._scaler.get_scale())
         return scalars
 
-    def _publish(self, observation: Observation) -> list[Diagnosis]:
+    def _publish(self, observation: Observation) -> None:
         self._alerts.extend(change for change in observation.changes if change.state == "firing")
         if observation.decision is not None:
             self._decisions.append(observation.decision)
-        found = self._reports(observation)
-        for subscriber in list(self._subscribers):
-            try:
-                subscriber(observation)
-            except Exception as fault:
-                self._subscribers.remove(subscriber)
-                self._faults(fault)
-        return found
+        try:
+            self._found |= {diagnosis.rule: diagnosis for diagnosis in self._reports(observation)}
+        except Exception as fault:  # telling may fail, acting must not
+            self._faults(fault)
+        self._tell(self._subscribers, observation)
 
-    def _carry_out(self, observation: Observation, found: Sequence[Diagnosis]) -> bool:
+    def _tell(self, listeners: list[Callable[[Told], object]], told: Told) -> None:
+        """Call all of them; one that fails is not called again."""
+        for listener in list(listeners):
+            try:
+                listener(told)
+            except Exception as fault:
+                listeners.remove(listener)
+                self._faults(fault)
+
+    def _carry_out(self, observation: Observation) -> bool:
         """Do what was decided; True if the step must not happen."""
         decision = observation.decision
         if decision is not None and not decision.dry_run:
+            for rule in observation.notified:
+                if rule in self._found:
+                    self._tell(self._notified, self._found[rule])
             if decision.kind == "skip":
                 return True
-            self._do(decision, found)
+            self._do(decision)
         if self._attempt.clip is not None:
             clip_gradients(self._optimizer, self._attempt.clip)
         return False
 
-    def _do(self, decision: Decision, found: Sequence[Diagnosis]) -> None:
-        diagnosis = next((d for d in found if d.rule == decision.rule), None)
+    def _do(self, decision: Decision) -> None:
         if decision.kind == "lower_lr":
             scale_lr(self._optimizer, self._scheduler, float(decision.settings["by"]))
-        elif decision.kind == "notify" and diagnosis is not None:
-            for fn in self._notified:
-                fn(diagnosis)
         elif decision.kind in ("rollback", "snapshot"):
             self._faults.say(
                 f"the action {decision.kind} is not there yet; rule {decision.rule!r} only warns"
             )
         elif decision.kind in ("restart", "halt"):
-            self._stop(decision, str(diagnosis or decision.reason))
+            found = self._found.get(decision.rule)
+            self._stop(decision, decision.reason if found is None else str(replace(found, decision=decision)))
 
     def _stop(self, decision: Decision, diagnosis: str) -> None:
         """End the attempt before the weights are touched."""

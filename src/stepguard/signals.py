@@ -103,4 +103,4 @@ class Frame:
     vectors: dict[str, Vector] = field(default_factory=dict[str, Vector])
     """Signals per layer, each of shape [layers]."""
     hist: NDArray[np.int32] | None = None
-    """`act.hist`, shape [layers, HIST_BINS + 1]: counts of the sampled abs(x); all zero where not measured."""
+    """`act.hist`, shape [layers, HIST_BINS + 1]: counts of sampled abs(x); all zero where not measured."""

@@ -1,21 +1,14 @@
-"""Attempts at a training: what each begins with, and the loop that tries until one ends well."""
+"""Attempts at a training: what each begins with, and what the next one makes of a remedy. Without torch."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-import numpy as np
-import torch
-
-from stepguard.errors import RestartRequested, StepguardError
 from stepguard.recover.decision import Standing
-
-Result = TypeVar("Result")
 
 
 class _Closable(Protocol):
@@ -27,6 +20,8 @@ class Attempt:
     """One try at the training. `watch` reads it inside `supervise` and applies it by itself."""
 
     number: int = 1
+    last: bool = True
+    """Whether no attempt follows if a rule asks for one."""
     seed: int = 0
     lr_scale: float = 1.0
     """Factor on every learning rate."""
@@ -59,53 +54,10 @@ class Attempt:
         )
 
 
-_current: ContextVar[Attempt | None] = ContextVar("stepguard_attempt", default=None)
+CURRENT: ContextVar[Attempt | None] = ContextVar("stepguard_attempt", default=None)
+"""Set by `supervise`, read by `watch`."""
 
 
 def current_attempt() -> Attempt | None:
     """The attempt that `supervise` is making, or None outside of it."""
-    return _current.get()
-
-
-def supervise(train: Callable[[Attempt], Result], attempts: int = 3, seed: int = 0) -> Result:
-    """Call `train(attempt)` until an attempt ends well, and return what it returned.
-
-    `train` builds model and optimizer anew and wraps them by `watch`, which applies the attempt's remedy. The
-    generators of python, numpy and torch are seeded with `attempt.seed` before each.
-
-    Raises:
-        RestartRequested: a rule asked for one more attempt than there are.
-        TrainingHalted: a rule halted the training.
-    """
-    if attempts < 1:
-        raise StepguardError(f"supervise: attempts must be at least 1, got {attempts}")
-    attempt = Attempt(seed=seed)
-    while True:
-        token = _current.set(attempt)
-        try:
-            _seed(attempt.seed)
-            result = train(attempt)
-            _close(attempt, "completed")
-            return result
-        except RestartRequested as request:
-            _close(attempt, f"restart: {request.rule}")
-            if attempt.number >= attempts:
-                raise
-            remedy = request.remedy
-        except BaseException as fault:
-            _close(attempt, f"error: {type(fault).__name__}: {fault}")
-            raise
-        finally:
-            _current.reset(token)
-        attempt = attempt.next(remedy)
-
-
-def _close(attempt: Attempt, outcome: str) -> None:
-    for guard in attempt.guards:
-        guard.close(outcome)
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    return CURRENT.get()

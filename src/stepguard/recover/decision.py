@@ -92,6 +92,8 @@ class Outcome:
     decision: Decision | None
     standings: Mapping[str, Standing] = field(default_factory=dict[str, Standing])
     cured: tuple[str, ...] = ()
+    notified: tuple[str, ...] = ()
+    """The rules whose `notify` was served, whatever else was decided."""
 
 
 def decide(
@@ -127,7 +129,8 @@ def decide(
             else replace(after[ask.alarm.rule.name], waiting=True)
         )
     also = tuple(ask.alarm.rule.name for ask in asks if ask is not taken)
-    return Outcome(_decision(step, taken, also, dry_run), after, cured)
+    notified = tuple(ask.alarm.rule.name for ask in asks if ask.action.kind == "notify")
+    return Outcome(_decision(step, taken, also, dry_run), after, cured, notified)
 
 
 def _cure(
@@ -154,7 +157,10 @@ def _ask(step: int, alarm: Alarm, standing: Standing) -> _Ask | None:
     if standing.rung == len(ladder):
         return None
     action = ladder[standing.rung]
-    due = standing.acted is None or step - standing.acted >= alarm.rule.settle
+    # A skipped step is no cure that needs time to show: what comes after it is due as soon as it is used up.
+    skipped = standing.rung > 0 and standing.used == 0 and ladder[standing.rung - 1].kind == "skip"
+    settled = standing.acted is None or step - standing.acted >= alarm.rule.settle
+    due = settled or (skipped and alarm.holds)
     if action.kind == "skip":
         wanted = alarm.holds
     elif action.kind in TELLS_ONLY:

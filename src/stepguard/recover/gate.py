@@ -6,7 +6,7 @@ decides whether weights and optimizer state are touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,8 +19,7 @@ class Gate:
     Args:
         optimizer: the optimizer; `scaler.step(optimizer)` and `optimizer.step()` pass the gate alike.
         skips: asked before each step, with the closure's loss where there is a closure; True keeps the step
-        from
-            happening. What it raises leaves `optimizer.step()` before the weights are touched.
+            from happening. What it raises leaves `optimizer.step()` before the weights are touched.
 
     A step that must not happen finds no gradients: every torch optimizer leaves a parameter without one
     alone, so weight, state and step count stay bit for bit. The gradients are given back afterwards. LBFGS
@@ -33,7 +32,7 @@ class Gate:
         self._kept: dict[Any, dict[Any, Any]] | None = None
         """The optimizer's state before a step with a closure."""
         self.passed = 0
-        """Steps that came to the gate."""
+        """Steps that came to the gate, without those that a GradScaler leaves out."""
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -47,6 +46,8 @@ class Gate:
     def _before(
         self, _optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._overflowed():
+            return None
         self.passed += 1
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
@@ -57,6 +58,21 @@ class Gate:
         if "closure" in kwargs:
             return args, {**kwargs, "closure": asking}
         return (*args[:1], asking, *args[2:]), kwargs
+
+    def _overflowed(self) -> bool:
+        """Whether a GradScaler has left an overflow to this step; without one the gradients are unscaled.
+
+        It does so with fused optimizers only, which unscale by themselves, and leave the step out.
+        """
+        scale, overflow = (getattr(self._optimizer, name, None) for name in ("grad_scale", "found_inf"))
+        if overflow is not None and bool(overflow):
+            return True
+        if isinstance(scale, Tensor):
+            for parameter in self._parameters():
+                if parameter.grad is not None:
+                    parameter.grad.div_(scale)
+            self._optimizer.grad_scale = None  # pyright: ignore[reportAttributeAccessIssue]
+        return False
 
     def _asking(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         """The closure, with the question after its first run: only then are there gradients to judge."""
@@ -77,11 +93,13 @@ class Gate:
             self._hide()
 
     def _hide(self) -> None:
-        for group in self._optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._hidden.append((parameter, parameter.grad))
-                    parameter.grad = None
+        for parameter in self._parameters():
+            if parameter.grad is not None:
+                self._hidden.append((parameter, parameter.grad))
+                parameter.grad = None
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        return (parameter for group in self._optimizer.param_groups for parameter in group["params"])
 
     def _after(self, _optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
         if self._hidden and self._kept is not None:

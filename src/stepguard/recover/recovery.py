@@ -23,6 +23,8 @@ class Observation:
     decision: Decision | None
     cured: tuple[str, ...] = ()
     """Rules whose alert has stayed clear since an action long enough to call it a cure."""
+    notified: tuple[str, ...] = ()
+    """Rules that ask for the functions given to `Guard.on_notify`."""
 
 
 class Recovery:
@@ -57,7 +59,9 @@ class Recovery:
         decision = outcome.decision
         if decision is not None and decision.kind == "restart" and not decision.settings:
             decision = replace(decision, settings=self._prescribe(decision.rule))
-        return Observation(frame, self.engine.layers, tuple(changes), decision, outcome.cured)
+        return Observation(
+            frame, self.engine.layers, tuple(changes), decision, outcome.cured, outcome.notified
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Windows, alerts and ladders."""

@@ -19,25 +19,30 @@ class Happenings:
 
     changes: tuple[Change, ...]
     decisions: tuple[Decision, ...]
+    metrics: Mapping[str, float]
+    """What was logged after the last step, by its signal's name."""
 
 
 def happenings(events: Iterable[tuple[str, Mapping[str, Any]]]) -> Happenings:
-    """Read events, each a kind and its JSON object; kinds other than `change` and `decision` are left out.
+    """Read events, each a kind and its JSON object; kinds that are not in Happenings are left out.
 
     Raises:
         RunFileError: an event lacks a field.
     """
     changes: list[Change] = []
     decisions: list[Decision] = []
+    metrics: dict[str, float] = {}
     for kind, data in events:
         try:
             if kind == "change":
                 changes.append(_change(data))
             elif kind == "decision":
                 decisions.append(_decision(data))
+            elif kind == "metrics":
+                metrics |= data
         except (KeyError, TypeError) as error:
             raise RunFileError(f"a recorded {kind} cannot be read: {error!r} in {dict(data)}") from error
-    return Happenings(tuple(changes), tuple(decisions))
+    return Happenings(tuple(changes), tuple(decisions), metrics)
 
 
 def _change(data: Mapping[str, Any]) -> Change:
@@ -67,6 +72,7 @@ def attempt_summary(
     for frame in frames:
         steps += 1
         last |= frame.scalars
+    last |= happened.metrics
     return AttemptSummary(
         number=number,
         steps=steps,

@@ -45,7 +45,8 @@ class Tally:
 
     def __init__(self, number: int, info: Mapping[str, float | str | None]) -> None:
         self._number, self._info = number, info
-        self._steps = 0
+        self.steps = 0
+        """Steps seen so far."""
         self._loss: float | None = None
         self._metrics: dict[str, float] = {}
         self._changes: list[Change] = []
@@ -53,7 +54,7 @@ class Tally:
 
     def __call__(self, observation: Observation) -> None:
         """Count one step."""
-        self._steps += 1
+        self.steps += 1
         scalars = observation.frame.scalars
         self._loss = scalars.get("loss", self._loss)
         self.log({name: value for name, value in scalars.items() if name.startswith(METRIC)})
@@ -69,7 +70,7 @@ class Tally:
         """What became of the attempt."""
         return AttemptSummary(
             number=self._number,
-            steps=self._steps,
+            steps=self.steps,
             outcome=outcome,
             info=self._info,
             loss=self._loss,

@@ -21,6 +21,7 @@ from stepguard.report.diagnosis import Diagnosis
 from stepguard.report.faults import Faults
 from stepguard.report.recorder import Recorder, Tally, Teller, diagnoses
 from stepguard.report.summary import Summary
+from stepguard.rules.dump import dump_rules
 from stepguard.rules.rule import Ruleset
 from stepguard.series.runfile import RunWriter
 
@@ -37,6 +38,7 @@ class Reports:
         console: Console | Literal["auto"] | None,
         faults: Faults,
         total_steps: int | None,
+        dry_run: bool,
     ) -> None:
         self._attempt, self._faults = attempt, faults
         self._rules = {rule.name: rule for rule in rules.rules}
@@ -46,6 +48,7 @@ class Reports:
             "init": attempt.init,
             "clip": attempt.clip,
             "total_steps": total_steps,
+            "dry_run": dry_run,
         }
         self._tally = Tally(attempt.number, info)
         shown = Console(stderr=True) if console == "auto" else console
@@ -97,12 +100,14 @@ class Reports:
         """End the attempt; print a summary unless another attempt follows."""
         self._tally.log(metrics)
         if self._writer is not None:
+            if metrics:
+                self._writer.event("metrics", self._tally.steps, metrics)
             self._writer.end_attempt(outcome)
             self._writer.close()
         self._attempt.past = (*self._attempt.past, self._tally.summary(outcome))
         if self._console is None:
             return
-        if not outcome.startswith("restart"):
+        if self._attempt.last or not outcome.startswith("restart"):
             path = None if self.run_path is None else str(self.run_path)
             self._console.summary(Summary(self._attempt.past, path))
         self._console.close()
@@ -116,6 +121,6 @@ def _fresh(folder: Path) -> Path:
 
 
 def _replayable(rules: Ruleset, attempt: Attempt) -> dict[str, Any]:
-    """What a replay needs beside the frames."""
+    """What a replay needs beside the frames, and the rule files as they were written."""
     standings = {name: [standing.rung, standing.used] for name, standing in attempt.standings.items()}
-    return {"rules": dict(rules.texts), "standings": standings}
+    return {"rules": dump_rules(rules), "files": dict(rules.texts), "standings": standings}

@@ -48,6 +48,14 @@ def load_rules(sources: Sources) -> Ruleset:
     return read_rules(sources).ruleset
 
 
+def read_text_rules(text: str, label: str) -> Ruleset:
+    """Read the text of one rule file, called `label` in its faults; RuleFileError as for a file."""
+    merge = _Merge()
+    with suppress(TooManyFaults):
+        merge.add_text(text, label)
+    return merge.ruleset()
+
+
 @dataclass(frozen=True)
 class Loaded:
     """Rules, and where each of their fields stands."""
@@ -61,15 +69,11 @@ def read_rules(sources: Sources) -> Loaded:
     """Load rules as `load_rules` does, together with the places of their fields."""
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     merge = _Merge()
-    rules: list[Rule] = []
     with suppress(TooManyFaults):
         for source in given:
             merge.add(_locate(source, Path()), Place(str(source), 1, 1))
-        rules = [rule for rule in map(merge.build, merge.rules.values()) if rule is not None]
-    if merge.report.problems:
-        raise RuleFileError(merge.problems())
-    fields = {name: merged.fields for name, merged in merge.rules.items()}
-    return Loaded(Ruleset(tuple(rules), merge.texts), fields)
+    ruleset = merge.ruleset()
+    return Loaded(ruleset, {name: merged.fields for name, merged in merge.rules.items()})
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,26 @@ class _Merge:
         self._open.pop()
         self._apply(spec, whole)
         return whole
+
+    def add_text(self, text: str, label: str) -> None:
+        """Merge a file that is given as text."""
+        self.texts[label] = text
+        try:
+            spec = read_file(parse(text, label), label, self.report)
+        except DocumentError as error:
+            self.report.problems.append(error.problem)
+            return
+        whole = all([self.add(_locate(name, Path()), at) for name, at in spec.extends])
+        self._apply(spec, whole)
+
+    def ruleset(self) -> Ruleset:
+        """Check and freeze all rules; RuleFileError with every fault found so far."""
+        rules: list[Rule] = []
+        with suppress(TooManyFaults):
+            rules += (rule for rule in map(self.build, self.rules.values()) if rule is not None)
+        if self.report.problems:
+            raise RuleFileError(self.problems())
+        return Ruleset(tuple(rules), self.texts)
 
     def _read(self, source: _Source, place: Place) -> FileSpec | None:
         if len(self._specs) >= MOST_FILES:

@@ -1,0 +1,76 @@
+"""A recorded attempt once more, through the engine that ran live: under its own rules, or under others.
+
+Flow: in come a run file and rules; out come the changes of alerts and the decisions that they give on its
+frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stepguard.engine import Engine
+from stepguard.errors import RunFileError
+from stepguard.recover.attempt import Attempt
+from stepguard.recover.decision import Decision, Standing
+from stepguard.recover.recovery import Recovery
+from stepguard.rules.alert import Change
+from stepguard.rules.packs import read_text_rules
+from stepguard.rules.rule import Ruleset
+from stepguard.series.runfile import AttemptRecord, RunFile
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What rules made of a recorded attempt."""
+
+    attempt: int
+    steps: int
+    changes: tuple[Change, ...]
+    decisions: tuple[Decision, ...]
+
+    @property
+    def fired(self) -> tuple[Change, ...]:
+        """The alerts that began to fire."""
+        return tuple(change for change in self.changes if change.state == "firing")
+
+
+def replay(recording: RunFile, record: AttemptRecord, rules: Ruleset | None = None) -> Replay:
+    """Run the frames of an attempt through the engine, under the recorded rules where none are given.
+
+    Frames behind a step at which these rules would have stopped the attempt are looked at all the same.
+
+    Raises:
+        RunFileError: the recording lacks what a replay needs.
+    """
+    info = record.info
+    try:
+        chosen = rules or read_text_rules(info["rules"], recording.path.name)
+        engine = Engine(chosen, record.layers, info["total_steps"])
+        recovery = Recovery(engine, _attempt(record.number, info), dry_run=bool(info["dry_run"]))
+    except KeyError as error:
+        raise RunFileError(f"{recording.path}: attempt {record.number} does not say {error}") from error
+    steps, changes, decisions = 0, list[Change](), list[Decision]()
+    for frame in recording.frames(record.number):
+        observation = recovery.observe(frame)
+        steps += 1
+        changes += observation.changes
+        if observation.decision is not None:
+            decisions.append(observation.decision)
+    return Replay(record.number, steps, tuple(changes), tuple(decisions))
+
+
+def _attempt(number: int, info: Mapping[str, Any]) -> Attempt:
+    """The attempt as it began."""
+    standings = {
+        name: Standing(rung, used, floor=(rung, used)) for name, (rung, used) in info["standings"].items()
+    }
+    return Attempt(
+        number=number,
+        seed=info["seed"],
+        lr_scale=info["lr_scale"],
+        init=info["init"],
+        clip=info["clip"],
+        standings=standings,
+    )
