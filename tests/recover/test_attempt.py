@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepguard.errors import RestartRequested, StepguardError, TrainingHalted
-from stepguard.recover.attempt import Attempt, current_attempt, supervise
+from stepguard.recover.attempt import Attempt, current_attempt
+from stepguard.recover.supervise import supervise
 from stepguard.recover.decision import Standing
 
 Remedy = dict[str, float | str]

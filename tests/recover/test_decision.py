@@ -180,13 +180,14 @@ def test_skip_is_taken_at_every_step_at_which_the_condition_holds(history: list[
     assert [o.decision is not None for o in outcomes] == [sight.holds for sight in history]
 
 
-def test_skip_is_spent_and_the_next_rung_waits_for_settle() -> None:
+def test_what_comes_after_a_spent_skip_does_not_wait_for_settle() -> None:
     outcomes = run([rule(Action("skip", {}, 3), "lower_lr", settle=4)], [begin_fresh([HOLDS] * 8)])
     assert acted(outcomes) == [
         (0, "skip", 0, 1),
         (1, "skip", 0, 2),
         (2, "skip", 0, 3),
-        (6, "lower_lr", 1, 1),
+        (3, "lower_lr", 1, 1),
+        (7, "lower_lr", 1, 2),
     ]
 
 
