@@ -118,6 +118,8 @@ class Definition:
             return None
         due = not self.taken or step - self.taken[-1][0] >= self.rule.settle
         untried = all(used != rung for _, used in self.taken)
+        # A skip is no cure that needs time to show.
+        due = due or (untried and rung > 0 and self.rule.ladder[rung - 1].kind == "skip" and sight.holds)
         kind = self.rule.ladder[rung].kind
         if kind == "skip":
             wanted = sight.holds

@@ -160,7 +160,7 @@ def _ask(step: int, alarm: Alarm, standing: Standing) -> _Ask | None:
     # A skipped step is no cure that needs time to show: what comes after it is due as soon as it is used up.
     skipped = standing.rung > 0 and standing.used == 0 and ladder[standing.rung - 1].kind == "skip"
     settled = standing.acted is None or step - standing.acted >= alarm.rule.settle
-    due = settled or (skipped and alarm.holds)
+    due = settled or (skipped and (alarm.holds or standing.waiting))
     if action.kind == "skip":
         wanted = alarm.holds
     elif action.kind in TELLS_ONLY:
