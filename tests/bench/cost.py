@@ -1,8 +1,8 @@
 """What watching costs: the time of a step watched over that of the same step bare.
 
 All watchers of a workload run in one process, block by block in turn, so that whatever else the machine does
-meets all alike; a ratio is that of two neighbouring blocks of ten steps. Printed are the median over all pairs and the
-middle half of them.
+meets all alike; a ratio is that of two neighbouring blocks of ten steps. Printed are the median over all
+pairs and the middle half of them.
 
     python tests/bench/cost.py [--seconds 60] [--workloads lecture mlp] [--json cost.json]
 """
@@ -53,7 +53,9 @@ def _digest(times: dict[str, np.ndarray]) -> dict[str, Any]:
         "step_ms": float(np.median(times["bare"]) * 1e3),
         "pairs": len(times["bare"]),
         "ratios": {
-            watcher: dict(zip(("low", "median", "high"), np.quantile(found, (0.25, 0.5, 0.75)).tolist(), strict=True))
+            watcher: dict(
+                zip(("low", "median", "high"), np.quantile(found, (0.25, 0.5, 0.75)).tolist(), strict=True)
+            )
             for watcher, found in ratios.items()
         },
     }
@@ -66,14 +68,17 @@ def show(results: dict[str, Any]) -> Table:
     for watcher in dict.fromkeys(w for found in results.values() for w in found["ratios"]):
         cells = [found["ratios"].get(watcher) for found in results.values()]
         table.add_row(
-            watcher, *("" if c is None else f"{c['median']:.3f} ({c['low']:.2f}..{c['high']:.2f})" for c in cells)
+            watcher,
+            *("" if c is None else f"{c['median']:.3f} ({c['low']:.2f}..{c['high']:.2f})" for c in cells),
         )
     return table
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=60, help="for each workload (default: 60)")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--json", type=Path, help="write the figures there")

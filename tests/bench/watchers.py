@@ -1,4 +1,4 @@
-"""What people put around a training to watch it, each as a function that hooks on and returns the step to take."""
+"""What people put around a training to watch it: each hooks on, and returns the step to take."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def guarded(every: int | str) -> Watcher:
 
 @contextmanager
 def lecture_hooks(training: Training) -> Iterator[None]:
-    """The lecture's own: mean, std and a histogram of every layer's output, copied to the host, at every step."""
+    """The lecture's own: mean, std and histogram of every output, copied to the host, at every step."""
     stats: list[list[Any]] = []
 
     def hook(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -55,7 +55,7 @@ def lecture_hooks(training: Training) -> Iterator[None]:
 
 @contextmanager
 def naive(training: Training) -> Iterator[None]:
-    """What a first sketch does: `.item()` for four numbers of every output, gradient and weight at every step."""
+    """A first sketch: `.item()` for four numbers of every output, gradient and weight, at every step."""
     seen: list[float] = []
 
     def look(tensor: Tensor) -> None:
@@ -90,7 +90,7 @@ def _hooked(training: Training, hook: Callable[..., None]) -> Iterator[None]:
 @contextmanager
 def wandb_watch(training: Training) -> Iterator[Take]:
     """`wandb.watch` of gradients and parameters at every step, offline."""
-    import wandb
+    import wandb  # noqa: PLC0415
 
     with TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         run = wandb.init(mode="offline", dir=folder, settings=wandb.Settings(silent=True))
@@ -107,9 +107,11 @@ def wandb_watch(training: Training) -> Iterator[Take]:
 @contextmanager
 def lightning_spikes(training: Training) -> Iterator[Take]:
     """Lightning's SpikeDetection, which looks at the loss alone."""
-    from lightning.fabric.utilities.spike import TrainingException  # noqa: F401
     from lightning.fabric import Fabric
-    from lightning.fabric.utilities.spike import SpikeDetection
+    from lightning.fabric.utilities.spike import (
+        SpikeDetection,
+        TrainingException,  # noqa: F401
+    )
 
     detection, fabric, batch = SpikeDetection(), Fabric(accelerator="cpu", devices=1), iter(range(10**9))
 
@@ -135,5 +137,7 @@ OPTIONAL: dict[str, tuple[str, Watcher]] = {
 
 def available() -> dict[str, Watcher]:
     """The watchers that can run here: the others' packages are used where they are installed."""
-    installed = {name: watcher for name, (package, watcher) in OPTIONAL.items() if importlib.util.find_spec(package)}
+    installed = {
+        name: watcher for name, (package, watcher) in OPTIONAL.items() if importlib.util.find_spec(package)
+    }
     return {**WATCHERS, **installed}

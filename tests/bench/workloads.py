@@ -1,9 +1,10 @@
-"""Trainings of the sizes that people run on two cores: each a model, an optimizer and batches of real shape."""
+"""Trainings of the sizes that people run on two cores: a model, an optimizer, batches of real shape."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ def lecture() -> Training:
 def mlp() -> Training:
     """Six linear layers of 512 on 256 flat images."""
     widths = [784, 512, 512, 512, 512, 512]
-    layers = [m for i, o in zip(widths, widths[1:], strict=False) for m in (nn.Linear(i, o), nn.ReLU())]
+    layers = [m for i, o in pairwise(widths) for m in (nn.Linear(i, o), nn.ReLU())]
     model = nn.Sequential(*layers, nn.Linear(512, 10))
     return _classify(model, torch.randn(256, 784), 10, torch.optim.SGD(model.parameters(), lr=0.01))
 
@@ -72,7 +73,8 @@ class _Block(nn.Module):
 def resnet() -> Training:
     """ResNet-18 for 32 x 32 images, 11 million parameters, 8 images a batch."""
     blocks = [
-        _Block(i, o, s) for i, o, stride in ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))
+        _Block(i, o, s)
+        for i, o, stride in ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))
         for i, s in ((i, stride), (o, 1))
     ]
     stem = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]

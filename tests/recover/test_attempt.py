@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from stepguard.errors import RestartRequested, StepguardError, TrainingHalted
 from stepguard.recover.attempt import Attempt, current_attempt
-from stepguard.recover.supervise import supervise
 from stepguard.recover.decision import Standing
+from stepguard.recover.supervise import supervise
 
 Remedy = dict[str, float | str]
 

@@ -19,7 +19,7 @@ rules:
     keep: 4
     active: 10..33.3%
     severity: info
-    action: [{skip: {times: 3}}, warn, {lower_lr: {by: 0.1}}, {restart: {lr: 1e-3, init: lsuv, clip: 1.5}}, halt]
+    action: [{skip: {times: 3}}, warn, {lower_lr: {by: 0.1}}, {restart: {lr: 1e-3, clip: 1.5}}, halt]
     settle: 7
     message: "std {rise:.1f}: it's \\"loud\\", {share:.0%}, Größe"
     advice: ["a: b", "- c", "# d", "1e3", "yes"]
