@@ -18,7 +18,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def cost(results: Mapping[str, Any]) -> str:
-    """The table of `cost.py`: a row a watcher, a column a workload, medians and the middle half of all pairs."""
+    """The table of `cost.py`: a row a watcher, a column a workload, medians and middle halves."""
     watchers = dict.fromkeys(watcher for found in results.values() for watcher in found["ratios"])
     heads = [f"{name} ({found['step_ms']:.0f} ms)" for name, found in results.items()]
     rows = [["watcher", *heads], ["---"] * (len(heads) + 1)]

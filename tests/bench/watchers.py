@@ -107,11 +107,8 @@ def wandb_watch(training: Training) -> Iterator[Take]:
 @contextmanager
 def lightning_spikes(training: Training) -> Iterator[Take]:
     """Lightning's SpikeDetection, which looks at the loss alone."""
-    from lightning.fabric import Fabric
-    from lightning.fabric.utilities.spike import (
-        SpikeDetection,
-        TrainingException,  # noqa: F401
-    )
+    from lightning.fabric import Fabric  # noqa: PLC0415
+    from lightning.fabric.utilities.spike import SpikeDetection  # noqa: PLC0415
 
     detection, fabric, batch = SpikeDetection(), Fabric(accelerator="cpu", devices=1), iter(range(10**9))
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from stepguard.collect.framing import (
@@ -21,8 +22,8 @@ from stepguard.collect.framing import (
     grad_signals,
     weight_signals,
 )
-from stepguard.collect.layers import watched_modules
-from stepguard.collect.parameters import ParameterBank, ParameterNumbers, banks
+from stepguard.collect.layers import as_globs, matches, watched_modules
+from stepguard.collect.parameters import ParameterBank, ParameterNumbers, banks, joined
 from stepguard.collect.samples import ACTIVATION_SIGNALS, Outputs, Samples
 from stepguard.collect.taps import INPUT, Taps
 from stepguard.collect.transfer import Transfer
@@ -47,13 +48,15 @@ class Collector:
         on_fault: Callable[[Exception], None],
     ) -> None:
         self._watched = watched_modules(model, choice)
-        self._taps = Taps(model, self._watched, on_fault)
+        globs = None if choice is None else as_globs(choice)
+        self._taps = Taps(
+            model, self._watched, lambda layer: globs is None or matches(layer, globs), on_fault
+        )
         self._of_model = set(model.parameters())
         self._of_optimizer = [p for group in optimizer.param_groups for p in group["params"]]
-        own = [p for item in self._watched for p in item.parameters]
-        parameters = dict.fromkeys([*own, *self._of_optimizer])
-        self._banks = banks([p for p in parameters if p.numel()])
-        self._members: list[Membership] = []
+        self._banks: list[ParameterBank] = []
+        self._members = Membership([], 0)
+        self._settled = False
         self.layers: tuple[Layer, ...] = ()
         self._places: dict[str, int] = {}
         self._framer = Framer(0)
@@ -83,6 +86,7 @@ class Collector:
 
     def remember(self, step: int) -> None:
         """Sample the weights before this step, so that the next frame can tell how far they moved."""
+        self._settle()
         for bank in self._banks:
             bank.remember(step)
 
@@ -113,26 +117,33 @@ class Collector:
         return frame
 
     def _frame_of_loss(self, step: int) -> Frame:
-        if not self.layers:
-            self._settle()
+        self._settle()
         return Frame(step)
 
     def _settle(self) -> None:
-        """Fix the layers: those called, in the order of their first call, then the others."""
+        """Fix the layers: those called, in the order of their first call, then the others.
+
+        Not before the first step, since lazy modules have no parameters until their first call.
+        """
+        if self._settled:
+            return
+        self._settled = True
         called = self._taps.settle()
         names = {layer.name for layer in called}
         self.layers = (*called, *(item.layer for item in self._watched if item.layer.name not in names))
         self._places = {layer.name: place for place, layer in enumerate(self.layers)}
         self._framer = Framer(len(self.layers))
-        for bank in self._banks:
-            place = {parameter: i for i, parameter in enumerate(bank.parameters)}
-            pairs = [
-                (self._places[item.layer.name], place[parameter])
-                for item in self._watched
-                for parameter in item.parameters
-                if parameter in place
-            ]
-            self._members.append(Membership(pairs, len(self.layers)))
+        own = [p for item in self._watched for p in item.parameters]
+        parameters = dict.fromkeys([*own, *self._of_optimizer])
+        self._banks = banks([p for p in parameters if not is_lazy(p) and p.numel()])
+        members = {p: i for i, p in enumerate(p for bank in self._banks for p in bank.parameters)}
+        pairs = [
+            (self._places[item.layer.name], members[parameter])
+            for item in self._watched
+            for parameter in item.parameters
+            if parameter in members
+        ]
+        self._members = Membership(pairs, len(self.layers))
 
     def _with_loss(self, frame: Frame, loss: Tensor | None) -> Transfer:
         transfer = Transfer()
@@ -148,9 +159,9 @@ class Collector:
         transfer.run()
         if not all(finite):
             return False
-        for bank, members in zip(self._banks, self._members, strict=True):
-            reached = members.owning(np.array([p.grad is not None for p in bank.parameters]))
-            self._framer.fill(("grad.nonfinite",), reached, np.zeros((1, len(reached))))
+        has_grad = [p.grad is not None for bank in self._banks for p in bank.parameters]
+        reached = self._members.owning(np.array(has_grad, dtype=np.bool_))
+        self._framer.fill(("grad.nonfinite",), reached, np.zeros((1, len(reached))))
         return True
 
     def _add_activations(self, frame: Frame, transfer: Transfer) -> None:
@@ -177,26 +188,25 @@ class Collector:
         self._framer.fill_hist(places, outputs.hist[inside])
 
     def _add_parameters(self, frame: Frame, transfer: Transfer) -> None:
-        for bank, members in zip(self._banks, self._members, strict=True):
+        found: list[ParameterNumbers] = []
+        for bank in self._banks:
 
-            def finish(
-                *host: NDArray[np.floating],
-                bank: ParameterBank = bank,
-                members: Membership = members,
-            ) -> None:
-                self._put_parameters(frame, bank.numbers(*host), members)
+            def finish(*host: NDArray[np.floating], bank: ParameterBank = bank) -> None:
+                found.append(bank.numbers(*host))
+                if len(found) == len(self._banks):
+                    self._put_parameters(frame, joined(found))
 
             transfer.add(bank.parts(), finish)
 
-    def _put_parameters(self, frame: Frame, n: ParameterNumbers, members: Membership) -> None:
+    def _put_parameters(self, frame: Frame, n: ParameterNumbers) -> None:
+        members = self._members
         there, moved = ~np.isnan(n.grad_zero), ~np.isnan(n.update_norm)
         weights = weight_signals(members, n)
         self._framer.fill(WEIGHT_SIGNALS, members.owning(), weights[:, members.owning()])
         if there.any():
             reached = members.owning(there)
             self._framer.fill(GRAD_SIGNALS, reached, grad_signals(members, n, there)[:, reached])
-            before = frame.scalars.get("grad_norm", 0.0)
-            frame.scalars["grad_norm"] = float(np.hypot(before, np.linalg.norm(n.grad_norm[there])))
+            frame.scalars["grad_norm"] = float(np.linalg.norm(n.grad_norm[there]))
         norm = weights[0]
         movable = members.owning(moved)
         movable = movable[norm[movable] > 0]

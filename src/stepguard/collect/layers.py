@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
 
+from stepguard.collect.activations import is_activation
 from stepguard.errors import StepguardError
 from stepguard.signals import Layer
 
@@ -18,19 +18,6 @@ _CHANNELS_FIRST = (
     nn.modules.batchnorm._NormBase,  # pyright: ignore[reportPrivateUsage]
     nn.GroupNorm,
 )
-_ACTIVATION_NAME = re.compile(r"relu|elu|silu|swish|mish|tanh|sigmoid|softplus|activation", re.IGNORECASE)
-
-BOUNDS: dict[str, tuple[float, float]] = {
-    "Tanh": (-0.995, 0.995),
-    "Sigmoid": (0.0025, 0.9975),
-    "Softsign": (-0.9, 0.9),
-    "Hardtanh": (-1.0, 1.0),
-    "Hardsigmoid": (0.0, 1.0),
-    "ReLU6": (-float("inf"), 6.0),
-}
-"""Outputs at or beyond which a bounded activation is flat: its slope is at most 1 % of its steepest.
-
-The zero side of ReLU6 is left out: a unit that rests at zero is `act.dead`, not saturated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,22 +53,20 @@ def watched_modules(model: nn.Module, choice: str | Sequence[str] | None = None)
     ]
     if choice is None:
         return everything
-    globs = [choice] if isinstance(choice, str) else list(choice)
-    chosen = [item for item in everything if _matches(item.layer, globs)]
+    globs = as_globs(choice)
+    chosen = [item for item in everything if matches(item.layer, globs)]
     if not chosen:
         raise StepguardError(_nothing_matches(globs, everything))
     return chosen
 
 
-def is_activation(module: nn.Module) -> bool:
-    """Whether the module is an activation: one of torch's, or a leaf of one's own that is named like one."""
-    if next(module.children(), None) is not None:
-        return False
-    of_torch = any(base.__module__ == "torch.nn.modules.activation" for base in type(module).__mro__)
-    return of_torch or bool(_ACTIVATION_NAME.search(type(module).__name__))
+def as_globs(choice: str | Sequence[str]) -> list[str]:
+    """One glob or several, as a list."""
+    return [choice] if isinstance(choice, str) else list(choice)
 
 
-def _matches(layer: Layer, globs: Sequence[str]) -> bool:
+def matches(layer: Layer, globs: Sequence[str]) -> bool:
+    """Whether the layer's name or class fits one of the globs."""
     return any(fnmatchcase(layer.name, glob) or fnmatchcase(layer.type, glob) for glob in globs)
 
 

@@ -127,6 +127,9 @@ class ParameterBank:
         """Keep a sample of the weights as they are before this step's update."""
         self._before, self._now = self._now, self._before
         self._weights = [whole(parameter) for parameter in self.parameters]
+        if not self._now.fits(self._weights):
+            self._now, self._before = (_Gathered(self._weights, self._dtype) for _ in range(2))
+            self._sampled_at = None
         self._trainable = [parameter.requires_grad for parameter in self.parameters]
         self._now.gather(self._weights)
         self._updated = self._sampled_at == step - 1
@@ -134,8 +137,11 @@ class ParameterBank:
 
     def parts(self) -> list[Tensor]:
         """Flat tensors that `numbers` needs on the host; `remember` must have come before."""
-        self._with_grad = [i for i, p in enumerate(self.parameters) if p.grad is not None]
-        grads = [_dense(g) for i in self._with_grad if (g := self.parameters[i].grad) is not None]
+        found = [(i, _dense(g)) for i, p in enumerate(self.parameters) if (g := p.grad) is not None]
+        # A sparse gradient may be without any entry.
+        found = [(i, grad) for i, grad in found if grad.numel()]
+        self._with_grad = [i for i, _ in found]
+        grads = [grad for _, grad in found]
         if not grads:
             self._gradients = None
         elif self._gradients is None or not self._gradients.fits(grads):
@@ -210,3 +216,8 @@ def banks(parameters: Sequence[nn.Parameter]) -> list[ParameterBank]:
     for parameter in parameters:
         groups.setdefault((parameter.device, parameter.dtype), []).append(parameter)
     return [ParameterBank(group) for group in groups.values()]
+
+
+def joined(found: Sequence[ParameterNumbers]) -> ParameterNumbers:
+    """The numbers of several banks, one after the other."""
+    return ParameterNumbers(*(np.concatenate(numbers) for numbers in zip(*found, strict=True)))

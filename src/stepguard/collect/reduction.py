@@ -7,6 +7,7 @@ computed in it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,50 +25,57 @@ REDUCED = (
 """The signals that come from samples, in the order in which a Reduction gives them."""
 
 Floats = NDArray[np.floating]
+Truths = NDArray[np.bool_]
 _BINS = HIST_BINS + 1
 
 
+class RowShape(NamedTuple):
+    """What a row of samples holds."""
+
+    valid: int
+    """Elements; what comes behind them does not count."""
+    pairs: int
+    """So many elements at the beginning, each with its partner so many places behind it."""
+    units: int
+    bounds: tuple[float, float] | None
+    """The output is flat at and beyond these; None if it is nowhere."""
+
+
 class Reduction:
-    """Reduces samples of fixed shapes.
+    """Reduces samples of fixed shapes; `width` is the length of a row. Sums are taken pairwise in `dtype`."""
 
-    Args:
-        rows: of each layer the shape of its plan (columns of the halves, elements of the rest, pairs, units)
-        and the
-            bounds beyond which its output is flat, if there are any.
-        width: elements of a row of samples; what a layer does not fill is zero.
-        dtype: number format of the samples. Sums are taken in it, pairwise.
-    """
-
-    def __init__(
-        self,
-        rows: Sequence[tuple[tuple[int, int, int, int], tuple[float, float] | None]],
-        width: int,
-        dtype: np.dtype[np.floating],
-    ) -> None:
-        half, rest, pairs, units = np.array([shape for shape, _ in rows], dtype=np.float64).T
-        self._valid, self._pairs, self._units = 2 * half + rest, pairs, units
-        self._padding = width - self._valid
+    def __init__(self, rows: Sequence[RowShape], width: int, dtype: np.dtype[np.floating]) -> None:
+        valid, pairs, units = np.array([row[:3] for row in rows]).T
         column = np.arange(width)
-        self._mask = column % (width // 2) < half[:, None]
-        self._mask |= column < (half + rest)[:, None]
+        self._valid, self._pairs, self._units = (x.astype(np.float64) for x in (valid, pairs, units))
+        self._padding = width - self._valid
+        self._mask = column < valid[:, None]
         self._full = bool(self._mask.all())
-        self._room = np.empty((len(rows), width), dtype)
+        self._paired = int(pairs.max(initial=0))
+        same = bool((pairs == self._paired).all())
+        # Where all rows have as many pairs their partners stand in a block; otherwise they are picked out.
+        first = column[: self._paired]
+        self._partners = None if same else np.minimum(first + pairs[:, None], width - 1)
+        self._unpaired = None if same else first >= pairs[:, None]
+        self._room, self._index = np.empty((len(rows), width), dtype), np.empty((len(rows), width), np.intp)
         self._truth = np.empty((len(rows), width), np.bool_)
-        self._index = np.empty((len(rows), width), np.intp)
         self._offsets = _BINS * np.arange(len(rows))[:, None]
-        self._bounded = [i for i, (_, bounds) in enumerate(rows) if bounds is not None]
-        self._bounds = np.array([bounds for _, bounds in rows if bounds is not None]).reshape(-1, 2, 1)
+        self._bounded = [i for i, row in enumerate(rows) if row.bounds is not None]
+        self._bounds = np.array([rows[i].bounds for i in self._bounded]).reshape(-1, 2, 1)
 
     def __call__(self, values: Floats, units: Floats) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
         """Reduce samples of shape [layers, width] and sums of abs(x) of shape [layers, units].
 
         Returns the signals REDUCED, shape [signals, layers], NaN where a layer has no such signal, and the
-        histograms, shape [layers, bins].
+        histograms, shape [layers, bins]. What does not count in `values` is overwritten with zeros.
         """
+        if not self._full:
+            np.copyto(values, 0, where=~self._mask)
         with np.errstate(all="ignore"):
             found = np.empty((len(REDUCED), len(values)))
             mean, std, rms, near_zero, tiny, variation, dead, dormant, saturated = found
-            self._moments(values, mean, std, rms)
+            mean[:], std[:], rms[:] = _moments(values, self._mask, self._valid, self._room)
+            self._look_again(values, mean, std, rms)
             variation[:] = np.sqrt(self._apart(values) / (2 * self._pairs)) / rms
             size = np.abs(values, out=self._room)
             few = np.less_equal(size, (TINY * rms[:, None]).astype(size.dtype), out=self._truth)
@@ -75,25 +83,29 @@ class Reduction:
             tiny[~np.isfinite(rms)] = np.nan
             hist = self._histogram(size)
             near_zero[:] = hist[:, :2].sum(1) / self._valid
-            self._judge_units(units, dead, dormant)
+            dead[:], dormant[:] = self._judge(units)
             saturated[:] = self._saturated(values)
         return found, hist.astype(np.int32)
 
-    def _moments(self, values: Floats, mean: Floats, std: Floats, rms: Floats) -> None:
-        mean[:] = values.sum(1) / self._valid
-        centred = np.subtract(values, mean[:, None].astype(values.dtype), out=self._room)
-        if not self._full:
-            centred *= self._mask
-        std[:] = np.sqrt(np.einsum("ij,ij->i", centred, centred) / self._valid)
-        rms[:] = np.sqrt(np.einsum("ij,ij->i", values, values) / self._valid)
+    def _look_again(self, values: Floats, mean: Floats, std: Floats, rms: Floats) -> None:
+        """Take the moments in double precision where squares of finite numbers left the single one."""
+        rows = np.flatnonzero(~(np.isfinite(rms) & (std > 0)) & np.isfinite(mean))
+        if len(rows) and values.dtype != np.float64:
+            wide = values[rows].astype(np.float64)
+            mean[rows], std[rows], rms[rows] = _moments(
+                wide, self._mask[rows], self._valid[rows], wide.copy()
+            )
 
     def _apart(self, values: Floats) -> Floats:
-        """Sum of squared differences between the halves: what the units make of another sample."""
-        half = values.shape[1] // 2
-        apart = np.subtract(values[:, :half], values[:, half:], out=self._room[:, :half])
-        if not self._full:
-            apart *= self._mask[:, half:]
-        return np.einsum("ij,ij->i", apart, apart)
+        """Sum of squared differences of the pairs: what the units make of another sample."""
+        count = self._paired
+        first, apart = values[:, :count], self._room[:, :count]
+        if self._partners is None:
+            np.subtract(first, values[:, count : 2 * count], out=apart)
+        else:
+            np.subtract(first, np.take_along_axis(values, self._partners, axis=1), out=apart)
+            np.copyto(apart, 0, where=self._unpaired)
+        return np.einsum("ij,ij->i", apart, apart, dtype=np.float64)
 
     def _histogram(self, size: Floats) -> NDArray[np.intp]:
         """Counts of abs(x) in equal bins, those above and NaN in the last; overwrites its argument."""
@@ -106,12 +118,14 @@ class Reduction:
         hist[:, 0] -= self._padding.astype(np.intp)
         return hist
 
-    def _judge_units(self, units: Floats, dead: Floats, dormant: Floats) -> None:
+    def _judge(self, units: Floats) -> NDArray[np.float64]:
+        """Shares of dead and of dormant units, shape [2, layers]."""
         padding = units.shape[1] - self._units
         level = DORMANT * units.sum(1) / self._units
-        dead[:] = (np.count_nonzero(units == 0, axis=1) - padding) / self._units
-        dormant[:] = (np.count_nonzero(units <= level[:, None], axis=1) - padding) / self._units
-        dead[~np.isfinite(level)] = dormant[~np.isfinite(level)] = np.nan
+        counts = np.array(
+            [np.count_nonzero(few, axis=1) for few in (units == 0, units <= level[:, None])], dtype=np.float64
+        )
+        return np.where(np.isfinite(level), (counts - padding) / self._units, np.nan)
 
     def _saturated(self, values: Floats) -> Floats:
         """Share of elements at or beyond the bounds of their row; NaN where there are none."""
@@ -121,3 +135,13 @@ class Reduction:
             flat = ((some <= low) | (some >= high)) & self._mask[self._bounded]
             shares[self._bounded] = np.count_nonzero(flat, axis=1) / self._valid[self._bounded]
         return shares
+
+
+def _moments(values: Floats, mask: Truths, valid: Floats, room: Floats) -> tuple[Floats, Floats, Floats]:
+    """Mean, std and rms of rows with zeros behind what counts."""
+    mean = values.sum(1) / valid
+    centred = np.subtract(values, mean[:, None].astype(values.dtype), out=room)
+    if values.shape[1] > valid.min():
+        centred *= mask
+    std = np.sqrt(np.einsum("ij,ij->i", centred, centred) / valid)
+    return mean, std, np.hypot(mean, std)

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stepguard.collect.reduction import REDUCED, Floats, Reduction
-from stepguard.collect.sampling import MAX_UNITS, SAMPLE, Plan, plan, whole
+from stepguard.collect.reduction import REDUCED, Floats, Reduction, RowShape
+from stepguard.collect.sampling import SAMPLE, Plan, plan, whole
 
 WIDTHS = (64, 256, 1024, SAMPLE)
 """Widths of buffers: a layer takes the narrowest that holds its whole output, or the widest."""
@@ -35,19 +35,12 @@ class Outputs(NamedTuple):
 
 
 class _Row:
-    """One layer's place in the buffers, cut to the shape of its last output."""
+    """One layer's place in the buffers, cut to the layout of its last output."""
 
     def __init__(self, bounds: tuple[float, float] | None) -> None:
         self.bounds = bounds
         self.plan: Plan | None = None
-        self.halves = self.rest = self.units = torch.empty(0)
-
-    def cut(self, how: Plan, sample: Tensor, units: Tensor) -> None:
-        """Cut the row's buffers, of shape [2, width / 2] and [units], as the plan needs them."""
-        half, rest, _, count = how.shape
-        self.plan = how
-        self.halves, self.rest = sample[:, :half], sample[0, half : half + rest]
-        self.units = units[:count]
+        self.places = self.sample = self.units = torch.empty(0)
 
 
 class Samples:
@@ -57,7 +50,7 @@ class Samples:
         self.width = width
         self._device, self._dtype = device, dtype
         self._rows: list[_Row] = []
-        self._sample, self._units = self._zeros(0, 2, width // 2), self._zeros(0, min(width, MAX_UNITS))
+        self._sample, self._units = self._zeros(0, width), self._zeros(0, 0)
         self._extremes: dict[int, tuple[Tensor, Tensor]] = {}
         self._bad: dict[int, Tensor] = {}
         self._reduction: Reduction | None = None
@@ -67,23 +60,28 @@ class Samples:
 
     def add_row(self, bounds: tuple[float, float] | None) -> int:
         """Make room for one more layer; `bounds` are those beyond which its output is flat."""
-        count = len(self._rows)
-        if count == len(self._sample):
-            self._grow(max(8, 2 * count))
         self._rows.append(_Row(bounds))
-        return count
+        if len(self._rows) > len(self._sample):
+            self._make_room(2 * len(self._rows), self._units.shape[1])
+        return len(self._rows) - 1
 
-    def _grow(self, capacity: int) -> None:
-        count = len(self._rows)
-        sample, units = (
-            self._zeros(capacity, *self._sample.shape[1:]),
-            self._zeros(capacity, self._units.shape[1]),
-        )
-        sample[:count], units[:count] = self._sample, self._units
-        self._sample, self._units = sample, units
+    def _make_room(self, rows: int, units: int) -> None:
+        """Enlarge the buffers; what was put in before this step's `signals` stays."""
+        sample, sizes = self._zeros(rows, self.width), self._zeros(rows, units)
+        sample[: len(self._sample)] = self._sample
+        sizes[: len(self._units), : self._units.shape[1]] = self._units
+        self._sample, self._units = sample, sizes
         for place, row in enumerate(self._rows):
             if row.plan is not None:
-                row.cut(row.plan, sample[place], units[place])
+                self._cut(place, row, row.plan)
+
+    def _cut(self, place: int, row: _Row, how: Plan) -> None:
+        """Fit a row to a layout. Behind the places of its sample come ones that do not count."""
+        places = np.zeros(self.width, dtype=np.int64)
+        places[: len(how.places)] = how.places
+        row.plan, row.places = how, torch.from_numpy(places).to(self._device)
+        row.sample, row.units = self._sample[place], self._units[place, : how.judged]
+        self._reduction = None
 
     def put(self, place: int, output: Tensor, unit_dim: int) -> None:
         """Take one output in: its extremes and units always, its sample anew at each call.
@@ -91,22 +89,36 @@ class Samples:
         A layer that is called several times in a step thus shows the extremes of all calls and the moments
         of the last.
         """
+        unit_dim %= max(output.dim(), 1)
         output = whole(output)
-        how = plan(output.shape, output.stride(), unit_dim % output.dim(), self.width)
+        how = plan(output.shape, output.stride(), unit_dim, self.width)
         if how is None:
             output = output.contiguous()
-            how = plan(output.shape, output.stride(), unit_dim % output.dim(), self.width)
+            how = plan(output.shape, output.stride(), unit_dim, self.width)
             assert how is not None
         row, first = self._rows[place], place not in self._extremes
         if row.plan is not how:
-            self._sample[place], self._units[place] = 0, 0
-            row.cut(how, self._sample[place], self._units[place])
-            self._reduction = None
+            if how.judged > self._units.shape[1]:
+                self._make_room(len(self._sample), how.judged)
+            self._cut(place, row, how)
         self._put_extremes(place, output, first)
-        row.halves.copy_(how.halves.of(output))
-        if how.rest is not None:
-            row.rest.copy_(how.rest.of(output))
+        flat = output.as_strided((how.numel,), (1,), output.storage_offset())
+        if output.dtype == self._dtype:
+            torch.index_select(flat, 0, row.places, out=row.sample)
+        else:
+            row.sample.copy_(flat.index_select(0, row.places))
         self._put_units(row.units, how.units.of(output).abs(), how.others, first)
+
+    def holds(self, place: int) -> bool:
+        """Whether the layer was called in this step."""
+        return place in self._extremes
+
+    def move(self, place: int, other: Samples, there: int) -> None:
+        """Hand the extremes of this step's calls over to a row of another buffer."""
+        if place in self._extremes:
+            other._extremes[there] = self._extremes.pop(place)
+        if place in self._bad:
+            other._bad[there] = self._bad.pop(place)
 
     def _put_extremes(self, place: int, output: Tensor, first: bool) -> None:
         low, high = torch.aminmax(output)
@@ -142,8 +154,7 @@ class Samples:
         """Reduce the host copies of `parts`, and forget what was put in."""
         called, count = list(self._extremes), len(self._rows)
         if self._reduction is None:
-            plans = [(row.plan.shape if row.plan else (0, 0, 0, 0), row.bounds) for row in self._rows]
-            self._reduction = Reduction(plans, self.width, sample.dtype)
+            self._reduction = Reduction([_shape(row) for row in self._rows], self.width, sample.dtype)
         found, hist = self._reduction(sample.reshape(count, -1), units.reshape(count, -1))
         low, high = scalars[: 2 * len(called)].astype(np.float64).reshape(2, -1)
         signals = np.empty((len(ACTIVATION_SIGNALS), len(called)))
@@ -154,6 +165,13 @@ class Samples:
             signals[-1, [called.index(place) for place in self._bad]] = scalars[2 * len(called) :]
         self.forget()
         return Outputs(called, signals, hist[called])
+
+
+def _shape(row: _Row) -> RowShape:
+    how = row.plan
+    if how is None:
+        return RowShape(0, 0, 0, row.bounds)
+    return RowShape(len(how.places), how.pairs, how.judged, row.bounds)
 
 
 def known_finite(low: Tensor, high: Tensor) -> bool:

@@ -1,6 +1,7 @@
-"""Where to look in a tensor: evenly spread elements as strided views, planned once for each shape.
+"""Where to look in a tensor, planned once for each layout: evenly spread elements, none of them copied more
+than once.
 
-A plan never copies: it says with which sizes and strides `Tensor.as_strided` sees the sample.
+A plan names places in memory, counted from the tensor's first element, and views of it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 SAMPLE = 4096
@@ -19,37 +22,39 @@ UNIT_SAMPLE = 64
 UNIT_SAMPLES = (SAMPLE, 4 * SAMPLE)
 """Elements of all units together, at least and at most; smaller outputs are taken whole."""
 MAX_UNITS = 1024
+"""Units that are judged of an output that is not taken whole."""
+
+Places = NDArray[np.int64]
 
 
 class Strided(NamedTuple):
-    """Arguments of `as_strided`; the offset is added to the tensor's own."""
+    """Arguments of `as_strided`, with the tensor's own offset."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
-    offset: int = 0
 
     def of(self, tensor: Tensor) -> Tensor:
         """The view of this tensor."""
-        return tensor.as_strided(self.size, self.stride, tensor.storage_offset() + self.offset)
+        return tensor.as_strided(self.size, self.stride, tensor.storage_offset())
 
 
 class Plan(NamedTuple):
-    """How one shape of output is sampled.
+    """How outputs of one layout are sampled.
 
-    The sample is two rows: `halves` sees an element and, in the same column, the same unit and position in a
-    sample of the batch half a batch away, so that their difference tells what the unit makes of its
-    input. `rest` is what an odd batch that is taken whole leaves over.
+    The places are those of some elements, then as many of their partners: the same unit and position in a
+    sample of the batch half a batch away, so that the difference tells what the unit makes of its input. Then
+    come elements without a partner: of a small output those that an odd batch leaves over, of a batch of one
+    all.
     """
 
-    halves: Strided
-    rest: Strided | None
+    numel: int
+    places: Places
+    pairs: int
     units: Strided
     others: tuple[int, ...]
     """Dimensions of `units` that are not the units."""
-    shape: tuple[int, int, int, int]
-    """Columns of `halves`, elements of `rest`, columns that are such pairs (none of a batch of one),
-    units.
-    """
+    judged: int
+    """How many units are judged."""
 
 
 @lru_cache(maxsize=4096)
@@ -61,32 +66,38 @@ def plan(shape: tuple[int, ...], stride: tuple[int, ...], unit_dim: int, most: i
     numel = math.prod(shape)
     if not _dense(shape, stride):
         return None
-    batch, each = shape[0], numel // shape[0]
-    batched = len(shape) > 1 and batch > 1 and stride[0] == each
-    apart = batch // 2 if batched else 1
-    half = apart * each if batched else numel // 2
-    offset = half
-    if numel > most:
-        step = _coprime_step(((batch - apart) * each if batched else half) * 2 // most, each)
-        halves, rest = Strided((2, most // 2), (offset, step)), None
+    batch, step = (shape[0], stride[0]) if len(shape) > 1 else (1, 1)
+    if numel <= most:
+        places, pairs = _all_places(numel, batch, step)
     else:
-        halves = Strided((2, half), (offset, 1))
-        left = numel - 2 * half
-        rest = Strided((left,), (1,), 2 * half) if left else None
+        places, pairs = _some_places(numel, batch, step, most)
     units = _units(shape, stride, unit_dim)
     others = tuple(dim for dim in range(len(shape)) if dim != unit_dim)
-    columns = halves.size[1]
-    left = 0 if rest is None else rest.size[0]
-    return Plan(halves, rest, units, others, (columns, left, columns if batched else 0, units.size[unit_dim]))
+    return Plan(numel, places, pairs, units, others, units.size[unit_dim])
 
 
-def spread(tensor: Tensor, most: int) -> Tensor:
-    """A view of at most `most` evenly spread elements of a dense tensor, shape [n]."""
-    numel = tensor.numel()
-    if not _dense(tuple(tensor.shape), tensor.stride()):
-        tensor = tensor.contiguous()
-    step = _coprime_step(numel // most, numel) if numel > most else 1
-    return Strided((min(numel, most),), (step,)).of(tensor)
+def _all_places(numel: int, batch: int, step: int) -> tuple[Places, int]:
+    """Every element once; the first half of the batch is paired with the second."""
+    places, apart = np.arange(numel), batch // 2
+    sample = places // step % batch
+    first = places[sample < apart]
+    rest = places[sample >= 2 * apart]
+    return np.concatenate((first, first + apart * step, rest)), len(first)
+
+
+def _some_places(numel: int, batch: int, step: int, most: int) -> tuple[Places, int]:
+    """One element, by chance but always the same, in each of `most / 2` equal stretches of memory, and
+    partners.
+
+    A whole-number stride would fall in step with channels or leave the end of the tensor out.
+    """
+    edges = np.linspace(0, numel, most // 2 + 1)
+    chance = np.random.default_rng(numel).random(most // 2)
+    first = (edges[:-1] + chance * np.diff(edges)).astype(np.int64)
+    if batch == 1:
+        return np.concatenate((first, (first + numel // 2) % numel)), 0
+    sample = first // step % batch
+    return np.concatenate((first, first + ((sample + batch // 2) % batch - sample) * step)), len(first)
 
 
 def _dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
@@ -100,22 +111,14 @@ def _dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     return True
 
 
-def _coprime_step(step: int, period: int) -> int:
-    """The largest step up to `step` that shares no factor with the period.
-
-    So the sample walks through all residues and never falls into step with channels or rows.
-    """
-    while step > 1 and math.gcd(step, period) > 1:
-        step -= 1
-    return max(step, 1)
-
-
 def _units(shape: tuple[int, ...], stride: tuple[int, ...], unit_dim: int) -> Strided:
     """See at most MAX_UNITS units, each through UNIT_SAMPLE elements or as many as UNIT_SAMPLES allows."""
+    if math.prod(shape) <= SAMPLE:
+        return Strided(shape, stride)
     least, most = UNIT_SAMPLES
     most = min(max(UNIT_SAMPLE * shape[unit_dim], least), most)
     steps = [1] * len(shape)
-    steps[unit_dim] = -(-shape[unit_dim] // MAX_UNITS)
+    steps[unit_dim] = _step_over(shape[unit_dim])
     others = [dim for dim in range(len(shape)) if dim != unit_dim]
 
     def sizes() -> list[int]:
@@ -127,6 +130,37 @@ def _units(shape: tuple[int, ...], stride: tuple[int, ...], unit_dim: int) -> St
             break
         steps[widest] += 1 if steps[widest] < 4 else steps[widest] // 2
     return Strided(tuple(sizes()), tuple(s * k for s, k in zip(stride, steps, strict=True)))
+
+
+def _step_over(units: int) -> int:
+    """From one unit that is judged to the next: shares no factor with their number, so as not to fall in
+    step.
+    """
+    step = -(-units // MAX_UNITS)
+    while math.gcd(step, units) > 1:
+        step += 1
+    return step
+
+
+@lru_cache(maxsize=4096)
+def _spread_step(shape: tuple[int, ...], stride: tuple[int, ...], most: int) -> int | None:
+    """The largest step that shares no factor with the number of elements; None if they are not dense."""
+    if not _dense(shape, stride):
+        return None
+    numel = math.prod(shape)
+    step = max(numel // most, 1)
+    while math.gcd(step, numel) > 1 and step > 1:
+        step -= 1
+    return step
+
+
+def spread(tensor: Tensor, most: int) -> Tensor:
+    """A view of at most `most` evenly spread elements of a tensor, shape [n]."""
+    step = _spread_step(tensor.shape, tensor.stride(), most)
+    if step is None:
+        tensor = tensor.contiguous()
+        step = _spread_step(tensor.shape, tensor.stride(), most) or 1
+    return Strided((min(tensor.numel(), most),), (step,)).of(tensor)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -3,44 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from stepguard.collect.layers import BOUNDS, Watched
+from stepguard.collect.activations import FUNCTIONS, PASSED_ON, bounds_of, function_of
+from stepguard.collect.layers import Watched
 from stepguard.collect.samples import WIDTHS, Samples
 from stepguard.signals import Layer
 
-INPUT = "input"
-"""Key of the first floating tensor that the model is given."""
+INPUT = ""
+"""Key of the first floating tensor that the model is given; no layer has this name."""
 
 _Group = tuple[torch.device, torch.dtype, int]
 
-_FUNCTIONS = {
-    "Relu": "ReLU",
-    "LeakyRelu": "LeakyReLU",
-    "Prelu": "PReLU",
-    "Elu": "ELU",
-    "Gelu": "GELU",
-    "Silu": "SiLU",
-    "Mish": "Mish",
-    "Softplus": "Softplus",
-    "Tanh": "Tanh",
-    "Sigmoid": "Sigmoid",
-    "LogSigmoid": "LogSigmoid",
-    "Hardtanh": "Hardtanh",
-    "Hardswish": "Hardswish",
-    "Hardsigmoid": "Hardsigmoid",
-}
-"""What autograd calls an activation (`ReluBackward0`), and the module that does the same."""
-_PASSED_ON = {
-    *("View", "UnsafeView", "Reshape", "ReshapeAlias", "Squeeze", "Unsqueeze", "Transpose", "Permute", "T"),
-    *("MaxPool2DWithIndices", "AvgPool2D", "AdaptiveAvgPool2D", "Mean", "NativeDropout", "Mul"),
-}
-"""What may stand between an activation and the layer it feeds: layout, pooling, dropout."""
 _HOPS = 4
+"""Steps back from an input in the search for the function that made it."""
+
+
+class _Fed(NamedTuple):
+    layer: Layer
+    bounds: tuple[float, float] | None
 
 
 class Taps:
@@ -51,15 +37,19 @@ class Taps:
     """
 
     def __init__(
-        self, model: nn.Module, watched: Sequence[Watched], on_fault: Callable[[Exception], None]
+        self,
+        model: nn.Module,
+        watched: Sequence[Watched],
+        chosen: Callable[[Layer], bool],
+        on_fault: Callable[[Exception], None],
     ) -> None:
         self.active = True
-        self._on_fault = on_fault
+        self._chosen, self._on_fault = chosen, on_fault
         self._groups: dict[_Group, Samples] = {}
         self._rows: dict[str, tuple[_Group, int]] = {}
         self._keys: dict[tuple[_Group, int], str] = {}
         self._order: dict[str, Layer] = {}
-        self._fed: dict[str, Layer] = {}
+        self._fed: dict[str, _Fed] = {}
         """Layers fed by a plain function, and the pseudo-layer that shows its output."""
         self._nodes: set[Any] = set()
         self._discovering = True
@@ -94,13 +84,8 @@ class Taps:
             yield samples, lambda row, group=group: self._keys[group, row]
 
     def _listening(self, module: nn.Module) -> bool:
-        """Whether this call counts: training, with gradients, and not the recomputation of a checkpoint."""
-        return (
-            self.active
-            and module.training
-            and torch.is_grad_enabled()
-            and torch._C._current_graph_task_id() == -1  # pyright: ignore[reportPrivateUsage]
-        )
+        """Whether this call counts: training, with gradients."""
+        return self.active and module.training and torch.is_grad_enabled()
 
     def _on_input(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not self._listening(model):
@@ -123,9 +108,8 @@ class Taps:
                 if given is not None and self._discovering:
                     self._discover(name, given)
                 if given is not None and name in self._fed:
-                    layer = self._fed[name]
-                    unit_dim = 1 if item.channels_first and given.dim() > 1 else -1
-                    self._measure(layer.name, given, unit_dim, BOUNDS.get(layer.type))
+                    fed = self._fed[name]
+                    self._measure(fed.layer.name, given, 1 if item.channels_first else -1, fed.bounds)
             except Exception as fault:
                 self._on_fault(fault)
 
@@ -137,18 +121,23 @@ class Taps:
         for _ in range(_HOPS):
             if node is None or node in self._nodes:
                 return
-            kind = node.name().removesuffix("0").removesuffix("1").removesuffix("Backward")
-            if kind in _FUNCTIONS:
+            kind = node.name().rstrip("0123456789").removesuffix("Backward")
+            if kind in FUNCTIONS:
+                type_, bounds = function_of(kind, node)
+                layer = Layer(f"{name}.input", type_)
                 self._nodes.add(node)
-                self._fed[name] = layer = Layer(f"{name}.input", _FUNCTIONS[kind])
-                self._order.setdefault(layer.name, layer)
+                if self._chosen(layer):
+                    self._fed[name] = _Fed(layer, bounds)
+                    self._order.setdefault(layer.name, layer)
                 return
-            if kind not in _PASSED_ON:
+            before = [each for each, _ in node.next_functions if each is not None]
+            # A product of two that both depend on parameters is a gate, not a dropout.
+            if kind not in PASSED_ON or len(before) != 1:
                 return
-            node = node.next_functions[0][0]
+            node = before[0]
 
     def _after(self, item: Watched) -> Callable[..., None]:
-        layer, bounds = item.layer, BOUNDS.get(item.layer.type)
+        layer, bounds = item.layer, bounds_of(item.module)
 
         def hook(module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
             if not self._listening(module):
@@ -170,30 +159,42 @@ class Taps:
         return hook
 
     def _measure(self, key: str, tensor: Tensor, unit_dim: int, bounds: tuple[float, float] | None) -> None:
-        if tensor.dim() < 2:
-            unit_dim = -1
+        row = self._rows.get(key)
+        # The recomputation of a checkpoint counts only where the pass before it could not be seen.
+        if _in_backward() and row is not None and self._groups[row[0]].holds(row[1]):
+            return
         dtype = torch.float64 if tensor.dtype in (torch.float64, torch.complex128) else torch.float32
         numel = tensor.numel() * (2 if tensor.is_complex() else 1)
         group = tensor.device, dtype, next((width for width in WIDTHS if width >= numel), WIDTHS[-1])
-        row = self._rows.get(key)
         if row is None or row[0][:2] != group[:2] or row[0][2] < group[2]:
-            samples = self._groups.setdefault(group, Samples(*group))
-            row = group, samples.add_row(bounds)
-            self._rows[key], self._keys[row] = row, key
-        self._groups[row[0]].put(row[1], tensor, unit_dim)
+            row = self._new_row(key, group, bounds)
+        self._groups[row[0]].put(row[1], tensor, unit_dim if tensor.dim() > 1 else -1)
+
+    def _new_row(self, key: str, group: _Group, bounds: tuple[float, float] | None) -> tuple[_Group, int]:
+        """A row for a layer that has none, or whose outputs have outgrown theirs."""
+        samples = self._groups.setdefault(group, Samples(*group))
+        old, row = self._rows.get(key), (group, samples.add_row(bounds))
+        if old is not None and old[0][0] == group[0]:
+            self._groups[old[0]].move(old[1], samples, row[1])
+        self._rows[key], self._keys[row] = row, key
+        return row
+
+
+def _in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1  # pyright: ignore[reportPrivateUsage]
 
 
 def first_floating(value: Any) -> Tensor | None:
     """The first dense, filled, floating or complex tensor in an output or arguments; None without one."""
     if isinstance(value, Tensor):
-        dense = value.layout == torch.strided
+        dense = value.layout == torch.strided and not value.is_nested
         real = value.is_floating_point() or value.is_complex()
         return value if dense and real and value.numel() else None
     parts: Sequence[Any] = ()
     if isinstance(value, Mapping):
-        parts = list(value.values())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    elif isinstance(value, (tuple, list)):
-        parts = value  # pyright: ignore[reportUnknownVariableType]
-    elif hasattr(value, "__dataclass_fields__"):
-        parts = list(vars(value).values())
+        parts = list(value.values())
+    elif isinstance(value, tuple | list):
+        parts = value
+    elif is_dataclass(value):
+        parts = [getattr(value, field.name) for field in fields(value)]
     return next((found for part in parts if (found := first_floating(part)) is not None), None)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stepguard.collect.layers import is_activation
+from stepguard.collect.activations import is_activation
 from stepguard.collect.taps import first_floating
 from stepguard.recover.attempt import Attempt
 from stepguard.recover.protocols import Scheduler
