@@ -38,10 +38,7 @@ FUNCTIONS = {
     "Hardsigmoid": "Hardsigmoid",
 }
 """What autograd calls an activation (`ReluBackward0`), and the module that does the same."""
-PASSED_ON = {
-    *("View", "UnsafeView", "Reshape", "ReshapeAlias", "Squeeze", "Unsqueeze", "Transpose", "Permute", "T"),
-    *("MaxPool2DWithIndices", "AvgPool2D", "AdaptiveAvgPool2D", "Mean", "NativeDropout", "Mul"),
-}
+PASSED_ON = re.compile(r"(Unsafe)?View|Reshape|Squeeze|Unsqueeze|Transpose|Permute|^T$|Pool|Mean|Dropout|^Mul$")
 """What may stand between an activation and the layer it feeds: layout, pooling, dropout."""
 
 

@@ -132,7 +132,7 @@ class Taps:
                 return
             before = [each for each, _ in node.next_functions if each is not None]
             # A product of two that both depend on parameters is a gate, not a dropout.
-            if kind not in PASSED_ON or len(before) != 1:
+            if not PASSED_ON.search(kind) or len(before) != 1:
                 return
             node = before[0]
 
