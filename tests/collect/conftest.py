@@ -132,6 +132,15 @@ def definitions(tensor: Tensor, unit_dim: int = -1) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small tensors on a busy machine: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def emit() -> Callable[..., nn.Module]:
     """Make a layer that gives one output, with units on the last dimension or, of `channels`, on dimension 1."""

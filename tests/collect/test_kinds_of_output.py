@@ -109,9 +109,8 @@ def test_an_output_that_no_statistic_can_take_is_a_fault_and_not_an_error(
 ) -> None:
     bad, good = emit(make()), emit(HIDDEN)
     watched = watching(nn.Sequential(bad, good))
-    for step in range(3):
+    for _ in range(3):
         frame = watched.see(torch.zeros(1))
-        assert len(watched.faults) <= step + 1
         assert watched.outputs(frame, "1") == defined(HIDDEN)
         if watched.faults:
             assert watched.all(frame, "act", "0") == {}
