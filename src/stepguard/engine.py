@@ -77,22 +77,29 @@ class Engine:
 
     def _advance(self, index: int, watched: _Watched, step: int) -> list[Change]:
         rule, before = watched.rule, watched.states
-        truth = self._evaluator.truth(index)
-        holds, known = truth.holds, truth.known
-        if not rule.active.covers(step, self.total_steps):
-            holds, known = np.zeros_like(holds), np.ones_like(known)
+        if rule.active.covers(step, self.total_steps):
+            truth = self._evaluator.truth(index)
+            holds, known = truth.holds, truth.known
+        elif (before.code == INACTIVE).all():
+            return []
+        else:
+            truth, holds, known = (
+                None,
+                np.zeros(before.code.shape, np.bool_),
+                np.ones(before.code.shape, np.bool_),
+            )
         after = advance(before, step, holds, known, rule.hold, rule.keep)
         watched.states = after
         watched.holds = bool((holds & known & (after.code == FIRING)).any())
         changed = np.flatnonzero(after.code != before.code)
         return [self._change(index, truth, step, int(place)) for place in changed]
 
-    def _change(self, index: int, truth: Truth, step: int, place: int) -> Change:
+    def _change(self, index: int, truth: Truth | None, step: int, place: int) -> Change:
         rule, states = self._watched[index].rule, self._watched[index].states
         layer = place if rule.condition.vector else None
         state = STATES[int(states.code.ravel()[place])]
         name = None if layer is None else self.layers[layer].name
-        if state != "firing":
+        if state != "firing" or truth is None:
             return Change(step, rule.name, name, state, rule.severity)
         evidence = self._evidence(index, rule, truth, layer)
         return Change(

@@ -202,17 +202,47 @@ def test_a_statistic_that_fails_does_not_stop_the_training(watching: Watch) -> N
     assert all(isinstance(fault, ArithmeticError) for fault in watched.faults)
 
 
-def test_no_output_is_held_and_no_graph(watching: Watch) -> None:
-    watched = watching(Net())
-    watched.train(images())
-    for _ in range(2):
-        loss = watched.model(images())
-        outputs = weakref.ref(loss.grad_fn)
-        loss.sum().backward()
-        watched.frame()
+class Traced(torch.autograd.Function):
+    """Leaves a mark in the graph that lives as long as the graph does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mark: object) -> Tensor:
+        ctx.mark = mark
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return grads[0], None
+
+
+class Mark:
+    pass
+
+
+@pytest.mark.parametrize("function", [F.relu, torch.sigmoid])
+def test_no_graph_is_held_from_step_to_step(watching: Watch, function: Callable[[Tensor], Tensor]) -> None:
+    """And so no output: the memory of a training is its activations."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 1)
+
+        def forward(self, x: Tensor, mark: Mark) -> Tensor:
+            return self.last(function(Traced.apply(self.first(x), mark)))
+
+    watched = watching(Model())
+    for sampled in (True, True, False):
+        mark = Mark()
+        alive = weakref.ref(mark)
+        loss = watched.model(torch.randn(3, 4), mark).sum()
+        del mark
+        assert alive() is not None
+        loss.backward()
+        watched.frame(loss.detach(), sampled=sampled)
         del loss
         gc.collect()
-        assert outputs() is None
+        assert alive() is None
 
 
 def test_the_model_may_be_copied_while_it_is_watched(watching: Watch) -> None:

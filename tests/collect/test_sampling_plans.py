@@ -1,4 +1,5 @@
-"""Where the sampler looks: inside the tensor, each place once where it is taken whole, never at more than was asked."""
+"""Where the sampler looks: inside the tensor, at each place once where it is taken whole, never at more than was
+asked."""
 
 from __future__ import annotations
 
@@ -6,11 +7,11 @@ import math
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stepguard.collect.sampling import plan, spread
+from stepguard.collect.sampling import Plan, plan, spread
 
 SHAPES = st.lists(st.integers(1, 12), min_size=1, max_size=5)
 MOST = st.sampled_from([64, 256, 1024, 4096])
@@ -36,28 +37,46 @@ def tensors(draw: st.DrawFn) -> Tensor:
     return surrounded(numbered(shape, draw(st.permutations(range(len(shape))))))
 
 
-def looked_at(tensor: Tensor, most: int, unit_dim: int = -1) -> Tensor:
-    """The elements in a plan's sample, flat."""
-    how = plan(tuple(tensor.shape), tensor.stride(), unit_dim % tensor.dim(), most)
+def looked_at(tensor: Tensor, most: int) -> tuple[Plan, Tensor, Tensor]:
+    """A plan, the elements in its sample, and their own places in the tensor, all flat."""
+    how = plan(tuple(tensor.shape), tensor.stride(), tensor.dim() - 1, most)
     if how is None:
         tensor = tensor.contiguous()
-        how = plan(tuple(tensor.shape), tensor.stride(), unit_dim % tensor.dim(), most)
+        how = plan(tuple(tensor.shape), tensor.stride(), tensor.dim() - 1, most)
     assert how is not None
-    views = [how.halves.of(tensor)] if how.rest is None else [how.halves.of(tensor), how.rest.of(tensor)]
-    return torch.cat([view.flatten() for view in views])
+    memory = tensor.as_strided((how.numel,), (1,), tensor.storage_offset())
+    return how, tensor, memory[torch.from_numpy(how.places)]
 
 
 @settings(deadline=None, max_examples=300)
 @given(tensors(), MOST)
-def test_a_plan_stays_inside_and_takes_each_element_once(tensor: Tensor, most: int) -> None:
-    seen = looked_at(tensor, most)
+def test_a_plan_stays_inside_and_is_no_longer_than_asked(tensor: Tensor, most: int) -> None:
+    how, _, seen = looked_at(tensor, most)
+    assert how.places.min() >= 0
+    assert how.places.max() < tensor.numel()
     assert not seen.isnan().any()
-    assert len(seen) <= most
-    assert len(seen) == len(seen.unique())
+    assert len(seen) == min(most, tensor.numel())
     if tensor.numel() <= most:
-        assert len(seen) == tensor.numel()
-    else:
-        assert len(seen) >= 0.9 * most
+        assert len(seen.unique()) == len(seen)
+
+
+@settings(deadline=None, max_examples=300)
+@given(tensors(), MOST)
+def test_partners_are_the_same_unit_and_position_in_another_sample(tensor: Tensor, most: int) -> None:
+    how, laid_out, _ = looked_at(tensor, most)
+    batch = tensor.shape[0] if tensor.dim() > 1 else 1
+    if batch == 1:
+        assert how.pairs == 0
+        return
+    assert how.pairs == (most // 2 if tensor.numel() > most else batch // 2 * (tensor.numel() // batch))
+    samples = torch.arange(batch).reshape(-1, *[1] * (tensor.dim() - 1)).expand(tensor.shape)
+    inside = torch.arange(tensor.numel() // batch).reshape(1, *tensor.shape[1:]).expand(tensor.shape)
+    for what, same in ((samples, False), (inside, True)):
+        memory = torch.empty_strided(tensor.shape, laid_out.stride(), dtype=torch.long)
+        memory.copy_(what)
+        flat = memory.as_strided((how.numel,), (1,))[torch.from_numpy(how.places)]
+        first, partner = flat[: how.pairs], flat[how.pairs : 2 * how.pairs]
+        assert bool((first == partner).all()) if same else bool((first != partner).all())
 
 
 @settings(deadline=None, max_examples=300)
@@ -69,9 +88,10 @@ def test_units_stay_inside_and_are_all_judged_by_as_much(tensor: Tensor, most: i
         return
     view = how.units.of(tensor)
     assert not view.isnan().any()
-    assert view.shape[unit_dim] == tensor.shape[unit_dim]
-    if tensor.numel() <= most:
-        assert view.numel() == tensor.numel()
+    assert view.shape[unit_dim] == tensor.shape[unit_dim] == how.judged
+    assert sorted((*how.others, unit_dim)) == list(range(tensor.dim()))
+    if tensor.numel() <= 4096:
+        assert view.shape == tensor.shape
 
 
 @settings(deadline=None, max_examples=100)
@@ -82,9 +102,9 @@ def test_units_stay_inside_and_are_all_judged_by_as_much(tensor: Tensor, most: i
 def test_a_sample_reaches_every_part_of_a_large_tensor(shape: list[int], most: int) -> None:
     tensor = surrounded(numbered(shape, list(range(len(shape)))))
     numel = tensor.numel()
-    places = looked_at(tensor, most).sort().values.numpy() - 1
+    places = looked_at(tensor, most)[2].sort().values.numpy() - 1
     gaps = np.diff(np.concatenate([[-1], places, [numel]]))
-    assert gaps.max() <= max(1, 0.1 * numel)
+    assert gaps.max() <= max(1, 0.02 * numel)
 
 
 @settings(deadline=None, max_examples=200)
@@ -94,6 +114,20 @@ def test_spread_stays_inside_and_is_no_longer_than_asked(tensor: Tensor, most: i
     assert not seen.isnan().any()
     assert seen.dim() == 1
     assert len(seen.unique()) == len(seen) == min(most, tensor.numel())
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(st.integers(1, 70), min_size=1, max_size=4).filter(lambda s: 4096 < math.prod(s) < 400_000),
+)
+@example([210, 143])
+@example([7, 30, 28])
+@example([64, 64, 3, 3])
+def test_spread_reaches_every_part_of_a_large_tensor(shape: list[int]) -> None:
+    tensor = surrounded(numbered(shape, list(range(len(shape)))))
+    places = spread(tensor, 4096).sort().values.numpy() - 1
+    gaps = np.diff(np.concatenate([[-1], places, [tensor.numel()]]))
+    assert gaps.max() <= 0.1 * tensor.numel()
 
 
 @settings(deadline=None, max_examples=200)

@@ -87,7 +87,7 @@ def test_a_collapsed_network_says_the_same_whatever_it_is_shown(watching: Callab
         assert watched.read(frame, "act.variation", name) < 1e-5, name
         assert watched.read(frame, "act.std", name) > 0.01, name
         assert watched.read(frame, "act.dead", name) == 0, name
-        assert watched.read(frame, "act.near_zero", name) < 1, name
+    assert watched.read(frame, "act.near_zero", "0") < 0.5
 
 
 @pytest.mark.parametrize("size", [8, 32])

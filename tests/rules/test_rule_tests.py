@@ -95,7 +95,7 @@ def test_a_rule_that_fails_while_it_runs_fails_the_test(tmp_path: Path) -> None:
     path = write(tmp_path, TESTS.split("  - name: an alert", maxsplit=1)[0])
     (outcome,) = run_file(path, Shorter)  # type: ignore[arg-type]
     assert not outcome.passed
-    assert {rule for rule, _ in outcome.failures} == {"thin", "many"}
+    assert {rule for rule, _ in outcome.failures} == {"thin"}  # "many" sleeps
     assert "rule 'thin' failed: ValueError: act.std has the shape (1,), expected (2,)" in diff(outcome)
 
 

@@ -38,7 +38,9 @@ FUNCTIONS = {
     "Hardsigmoid": "Hardsigmoid",
 }
 """What autograd calls an activation (`ReluBackward0`), and the module that does the same."""
-PASSED_ON = re.compile(r"(Unsafe)?View|Reshape|Squeeze|Unsqueeze|Transpose|Permute|^T$|Pool|Mean|Dropout|^Mul$")
+PASSED_ON = re.compile(
+    r"(Unsafe)?View|Reshape|Squeeze|Unsqueeze|Transpose|Permute|^T$|Pool|Mean|Dropout|^Mul$"
+)
 """What may stand between an activation and the layer it feeds: layout, pooling, dropout."""
 
 

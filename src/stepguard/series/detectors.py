@@ -73,7 +73,7 @@ def spike(x: Window, step: int, n: int, by: float) -> Detection:
     nor hides a jump. Where x can be 0 or below, the ratio is 1 + distance / max(abs(median), spread).
 
     Known where there is a reading now and the window is full, with 8 readings at least whose median is not 0:
-    of nothing there is no multiple. Measures `ratio` and `baseline`, the median.
+    of nothing there is no multiple. Measures `ratio` and `baseline`, the median, where x comes near a spike.
 
     False alarms at n=100, by=2: 0.035 on t(3), none on the others; around 0: 0.038 on t(3), 0.008 on AR(1)
     0.9. At n=50 up to 0.045. A step of four times, or growth by four times a step, is seen at its second.
@@ -82,13 +82,19 @@ def spike(x: Window, step: int, n: int, by: float) -> Detection:
     (1956). Guarantee: none.
     """
     before, current = x.cut(step - 1, n), x.now(step)
+    enough = robust.readings(before.values) >= robust.MIN_BASELINE
+    known = x.full(step - 1, n) & enough & ~np.isnan(current)
+    level = robust.median(before.values)
+    known &= level != 0
+    # Cheap, and enough at nearly every step: what is nowhere near `by` times the level is no spike.
+    near = known & (current - level >= (by - 1) * np.abs(level) / 2)
+    if not near.any():
+        return _nothing(known)
     base = _baseline(before, falling=True)
     z, earlier = base.distance(current), base.distance(robust.newest(before.values))
     ratio = base.ratio(current)
     sure = (z >= _SURE_ALONE) | ((earlier >= _SURE_TWICE[0]) & (z >= _SURE_TWICE[1]))
-    enough = robust.readings(before.values) >= robust.MIN_BASELINE
-    known = x.full(step - 1, n) & enough & ~np.isnan(current) & (base.level != 0)
-    return Detection(known & sure & (ratio >= by), known, {"ratio": ratio, "baseline": base.level})
+    return Detection(near & sure & (ratio >= by), known, _measures(near, ratio, base.level))
 
 
 def plateau(x: Window, step: int, n: int, by: float) -> Detection:
@@ -127,7 +133,7 @@ def drift(x: Window, step: int, n: int, by: float) -> Detection:
     during a rise throughout.
 
     Known where the window is full, each of the stretches has a reading, and the median before is not 0.
-    Measures `ratio` and `baseline`, that median.
+    Measures `ratio` and `baseline`, that median, where the newest part lies above.
 
     False alarms at n=200, by=1.5: none; around 0: 0.005 on AR(1) 0.9. A step of four times is seen after 54
     steps, a doubling every 100 steps after 91.
@@ -137,13 +143,25 @@ def drift(x: Window, step: int, n: int, by: float) -> Detection:
     """
     stretches = _medians(x, step, n)
     old, new = stretches[:-_RECENT], stretches[-_RECENT:]
-    base = _baseline(Window(np.arange(len(old)), old, x.first), falling=False)
     level = robust.median(new)
-    known = x.full(step, n) & ~np.isnan(stretches).any(axis=0) & (base.level != 0)
-    above = np.min(new, axis=0) > np.max(old, axis=0)
+    known = x.full(step, n) & ~np.isnan(stretches).any(axis=0) & (robust.median(old) != 0)
+    above = known & (np.min(new, axis=0) > np.max(old, axis=0))
+    if not above.any():
+        return _nothing(known)
+    base = _baseline(Window(np.arange(len(old)), old, x.first), falling=False)
     ratio = base.ratio(level)
-    sure = above & (base.distance(level) >= _SURE_SHIFT)
-    return Detection(known & sure & (ratio >= by), known, {"ratio": ratio, "baseline": base.level})
+    sure = base.distance(level) >= _SURE_SHIFT
+    return Detection(above & sure & (ratio >= by), known, _measures(above, ratio, base.level))
+
+
+def _measures(where: Truth, ratio: Array, baseline: Array) -> dict[str, Array]:
+    """What was measured at layers that came near; NaN at the others."""
+    return {name: np.where(where, x, np.nan) for name, x in (("ratio", ratio), ("baseline", baseline))}
+
+
+def _nothing(known: Truth) -> Detection:
+    unmeasured = np.full(known.shape, np.nan)
+    return Detection(np.zeros_like(known), known, _measures(known, unmeasured, unmeasured))
 
 
 class _Baseline(NamedTuple):
@@ -200,6 +218,10 @@ def _medians(x: Window, step: int, n: int) -> Array:
     """Medians of the equal stretches of the last n steps, shape (BLOCKS, *shape); NaN where one is empty."""
     edges = step - n + np.arange(BLOCKS + 1) * n // BLOCKS
     rows = np.searchsorted(x.steps, edges, side="right")
+    sizes = np.diff(rows)
+    if sizes[0] and (sizes == sizes[0]).all():
+        values = x.values[rows[0] : rows[-1]]
+        return robust.median(np.moveaxis(values.reshape(BLOCKS, sizes[0], *values.shape[1:]), 1, 0))
     return np.stack([robust.median(x.values[a:b]) for a, b in pairwise(rows)])
 
 

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stepguard.cli import main
+from stepguard.rules.functions import FUNCTIONS
+from stepguard.rules.packs import load_rules, pack_names, pack_path
+from stepguard.signals import SIGNALS
+
+OWN = """\
+version: 1
+rules:
+  - name: before
+    when: loss > 5
+  - name: own
+    # It matters
+    # a great deal.
+    when: act.std > 3
+    layers: {type: [Conv2d, "Lin*"], name: "features.*", not: "*.head"}
+    for: 3
+    keep: 20
+    active: 100..30%
+    settle: 7
+    severity: critical
+    action:
+      - skip: {times: 3}
+      - lower_lr: {by: 0.5}
+      - restart: auto
+      - halt
+    message: "std is {value}"
+    advice: [less, more]
+    source: a book
+  - name: late
+    when: drift(loss, 100, by=2)
+    active: 50..
+    # not of own
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    Path("own.yaml").write_text(OWN)
+    return tmp_path
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    assert main(list(arguments)) == 0
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_rule_is_explained_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(capsys, "explain", "own", "--rules", "own.yaml") == [
+        "own",
+        "fires at each layer whose act.std (standard deviation of the output) is above 3",
+        "condition act.std > 3",
+        "looks at layers of type Conv2d or Lin* named features.* but not *.head",
+        "for once that has held at 3 evaluated steps in a row",
+        "keeps firing for 20 steps after it stopped holding",
+        "awake from step 100 to 30 % of the run (asleep where total_steps is not known)",
+        "severity critical",
+        "then 1. leave this optimizer step out, up to 3 times",
+        "2. go on, with learning rate x0.5",
+        "3. end the attempt; the next begins from nothing,"
+        " with a remedy chosen by what was measured and tried",
+        "4. halt the training",
+        "the next is tried unless the condition stays clear for 7 steps",
+        "why It matters a great deal.",
+        "says std is {value}",
+        "cures - less",
+        "- more",
+        "source a book",
+        "stands own.yaml:5",
+        "",
+    ]
+
+
+def test_the_measured_noise_of_a_detector_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = told(capsys, "explain", "late", "--rules", "own.yaml")
+    assert "awake from step 50 on" in lines
+    assert any(line.startswith("noise drift: False alarms at n=200, by=1.5: none;") for line in lines)
+
+
+@pytest.mark.parametrize("pack", pack_names())
+def test_every_shipped_rule_is_explained_with_its_place(
+    pack: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = pack_path(pack)
+    text = path.read_text().splitlines()
+    for rule in load_rules(pack):
+        if rule.place.file == path.name:
+            lines = told(capsys, "explain", rule.name)
+            assert f"{pack}/{rule.name}" in lines
+            assert f"stands {path}:{rule.place.line}" in lines
+            assert text[rule.place.line - 1].strip() == f"- name: {rule.name}"
+
+
+def test_a_function_is_explained_with_settings_and_definition(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = told(capsys, "explain", "crash")
+    assert lines[1] == "function crash(x, rise=3, fall=3, within=60)"
+    assert "rise from trough to peak, a factor: a number above 1; 3 unless given" in lines
+    assert "measures rise, fall, peak (for the message)" in lines
+    assert any("False alarms at rise=3" in line for line in lines)
+
+
+def test_a_signal_is_explained_with_the_rules_that_read_it(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = told(capsys, "explain", "act.dead")
+    assert lines[1] == "signal act.dead: units whose output is zero for the whole batch"
+    assert any(line.startswith("read by ") and "default/dead-layer" in line for line in lines)
+    assert told(capsys, "explain", "metric.f1")[1] == "signal metric.f1: logged by the user"
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *SIGNALS])
+def test_every_function_and_signal_is_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert name in told(capsys, "explain", name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["rising-crsh"], "rising-crash"),
+        (["act.sdt"], "act.std"),
+        (["zscor"], "zscore"),
+        (["onw", "--rules", "own.yaml"], "own"),
+    ],
+)
+def test_an_unknown_name_gives_a_near_miss(
+    arguments: list[str], near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "stepguard explain: nothing of that name (expected a rule, a function or a signal"
+    )
+    assert f"did you mean '{near}'?" in error
+
+
+def test_faults_of_own_files_are_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.yaml").write_text("version: 1\nrules: [{name: r, when: los > 5}]\n")
+    for arguments in (["explain", "r", "--rules", "own.yaml"], ["rules", "own.yaml"]):
+        assert main(arguments) == 2
+        assert "own.yaml:2:25: rule 'r': an unknown signal" in capsys.readouterr().err
+
+
+def test_all_packs_and_rules_stand_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [[cell.strip() for cell in line.split("│")] for line in told(capsys, "rules")]
+    named = {row[2] for row in rows if len(row) > 2}
+    for pack in pack_names():
+        assert any(row[1:2] == [pack] for row in rows)
+        assert {rule.name for rule in load_rules(pack)} <= named
+
+
+def test_the_table_of_own_files_shortens_what_is_long(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.yaml").write_text(OWN.replace("loss > 5", "loss > 5" + " or loss > 6" * 20))
+    lines = told(capsys, "rules", "own.yaml")
+    assert f"│ own.yaml │ before │ warning │ warn │ {'loss > 5' + ' or loss > 6' * 4} or… │" in lines
+    assert "│ │ own │ critical │ skip x3, lower_lr, restart, halt │ act.std > 3 │" in lines
+
+
+def test_neither_command_imports_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; from stepguard.cli import main;"
+        "sys.exit(main(['rules']) or main(['explain', 'crash']) or main(['explain', 'dead-layer']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
