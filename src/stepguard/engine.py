@@ -26,9 +26,16 @@ class _Watched:
 
     rule: Rule
     states: AlertStates
+    idle: bool = True
+    """None of its alerts is pending or firing."""
     holds: bool = False
     """Its condition was evaluated at this step and holds at a layer that fires."""
     failed: str | None = None
+
+    def set(self, states: AlertStates) -> None:
+        """Take over the alerts' states."""
+        self.states, self.holds = states, False
+        self.idle = bool((states.code == INACTIVE).all())
 
 
 class Engine:
@@ -71,25 +78,23 @@ class Engine:
                     changes += self._advance(index, watched, frame.step)
                 except Exception as fault:
                     watched.failed = f"{type(fault).__name__}: {fault}"
-                    watched.states, watched.holds = self._no_alerts(watched.rule), False
+                    watched.set(self._no_alerts(watched.rule))
                     self._fresh_failures.append((watched.rule.name, watched.failed))
         return changes
 
     def _advance(self, index: int, watched: _Watched, step: int) -> list[Change]:
         rule, before = watched.rule, watched.states
-        if rule.active.covers(step, self.total_steps):
-            truth = self._evaluator.truth(index)
-            holds, known = truth.holds, truth.known
-        elif (before.code == INACTIVE).all():
+        truth = self._evaluator.truth(index) if rule.active.covers(step, self.total_steps) else None
+        watched.holds = False
+        if watched.idle and (truth is None or not truth.holds.any()):
             return []
+        if truth is None:
+            shape = before.code.shape
+            holds, known = np.zeros(shape, np.bool_), np.ones(shape, np.bool_)
         else:
-            truth, holds, known = (
-                None,
-                np.zeros(before.code.shape, np.bool_),
-                np.ones(before.code.shape, np.bool_),
-            )
+            holds, known = truth.holds, truth.known
         after = advance(before, step, holds, known, rule.hold, rule.keep)
-        watched.states = after
+        watched.set(after)
         watched.holds = bool((holds & known & (after.code == FIRING)).any())
         changed = np.flatnonzero(after.code != before.code)
         return [self._change(index, truth, step, int(place)) for place in changed]
@@ -147,7 +152,7 @@ class Engine:
     @property
     def quiet(self) -> bool:
         """Whether no alert is pending or firing."""
-        return all(bool((watched.states.code == INACTIVE).all()) for watched in self._watched)
+        return all(watched.idle for watched in self._watched)
 
     def take_failures(self) -> list[tuple[str, str]]:
         """The rules that failed since the last call, with the reason."""
@@ -168,4 +173,4 @@ class Engine:
         self._evaluator.load_state_dict(state["windows"])
         for watched in self._watched:
             if watched.rule.name in state["alerts"]:
-                watched.states = AlertStates(*state["alerts"][watched.rule.name])
+                watched.set(AlertStates(*state["alerts"][watched.rule.name]))

@@ -9,7 +9,7 @@ from importlib import import_module
 
 from stepguard.errors import StepguardError
 
-COMMANDS = ("check", "test", "rules", "explain", "replay", "show")
+COMMANDS = ("check", "test", "rules", "explain", "schema", "replay", "show")
 """Every command, by the name of its module."""
 
 

@@ -12,7 +12,8 @@ from stepguard.rules.rule import Action, ActionKind
 from stepguard.rules.wording import listed, nearest, say
 
 _TIMES = Number(1, 1_000_000, whole=True)
-_AUTO = "auto"
+AUTO = "auto"
+"""A restart's settings where the guard should choose them."""
 
 
 def _settings(what: str, kinds: Mapping[str, Kind], required: tuple[str, ...] = ()) -> Fields:
@@ -69,7 +70,7 @@ def _action(node: Node, name: str, report: Report) -> Action | None:
     if kind not in ACTIONS:
         report.add(key.place, _unknown(kind, name))
         return None
-    if kind == "restart" and isinstance(settings, Scalar) and settings.text == _AUTO:
+    if kind == "restart" and isinstance(settings, Scalar) and settings.text == AUTO:
         return Action("restart")
     found = ACTIONS[kind].read(settings, kind, report)
     return None if found is None or _incomplete(kind, found) else _build(kind, found)

@@ -38,7 +38,8 @@ _COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.Eq: "==",
     ast.NotEq: "!=",
 }
-_LITERALS = {"inf": math.inf, "nan": math.nan}
+LITERALS = {"inf": math.inf, "nan": math.nan}
+"""Numbers that are written as words."""
 _DECIMAL = re.compile(r"(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -107,8 +108,8 @@ class Checker:
         if name is None:
             got = quote(self._source(node))
             return self._fail(node, say("an attribute of something", expected="a signal", got=got))
-        if name in _LITERALS:
-            return tree.constant(_LITERALS[name])
+        if name in LITERALS:
+            return tree.constant(LITERALS[name])
         if name in CLOCKS:
             return tree.read(name, vector=False, positive=True)
         found = signal(name)
@@ -221,7 +222,7 @@ class Checker:
             value = self._literal(node.operand)
             return None if value is None else -value
         if isinstance(node, ast.Name):
-            return _LITERALS.get(node.id)
+            return LITERALS.get(node.id)
         return self._decimal(node) if isinstance(node, ast.Constant) else None
 
     def _fits(self, node: ast.Call, function: Function, argument: Node, settings: dict[str, float]) -> bool:

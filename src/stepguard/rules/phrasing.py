@@ -131,7 +131,7 @@ class _Speaker:
         return f"{comma} {_OPERATORS[node.operator]} ".join(parts)
 
     def _part(self, part: Node, whole: Operation) -> str:
-        """Say a part of an operation, in brackets where the words alone would not tell what belongs to what."""
+        """Say a part of an operation, in brackets where it is not plain what belongs to what."""
         if _is_comparison(whole):
             return self.say(part)
         if whole.operator not in {"and", "or"}:

@@ -38,6 +38,8 @@ class When:
 
 
 _BOUND = r"(\d+(?:\.\d+)?)(\s*%)?"
+RANGE = rf"\s*(?:{_BOUND})?\s*\.\.\s*(?:{_BOUND})?\s*"
+"""A range of steps, as a regular expression; it also matches one without ends, which is no range."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Steps:
     def read(self, node: Node, name: str, report: Report) -> Active | None:
         """Read the range; both ends are included."""
         text = node.text if isinstance(node, Scalar) else ""
-        match = re.fullmatch(rf"\s*(?:{_BOUND})?\s*\.\.\s*(?:{_BOUND})?\s*", text, re.ASCII)
+        match = re.fullmatch(RANGE, text, re.ASCII)
         if match is None or text.strip() == "..":
             report.add(node.place, say(name, expected=self.expected, got=describe(node)))
             return None
