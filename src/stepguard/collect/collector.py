@@ -14,16 +14,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from stepguard.collect.framing import (
-    GRAD_SIGNALS,
-    WEIGHT_SIGNALS,
-    Framer,
-    Membership,
-    grad_signals,
-    weight_signals,
-)
+from stepguard.collect.framing import Framer, Membership, fill_parameters
 from stepguard.collect.layers import as_globs, matches, watched_modules
-from stepguard.collect.parameters import ParameterBank, ParameterNumbers, banks, joined
+from stepguard.collect.parameters import SUMS, ParameterBank, ParameterNumbers, banks, joined
 from stepguard.collect.samples import ACTIVATION_SIGNALS, Outputs, Samples
 from stepguard.collect.taps import INPUT, Taps
 from stepguard.collect.transfer import Transfer
@@ -55,7 +48,7 @@ class Collector:
         self._of_model = set(model.parameters())
         self._of_optimizer = [p for group in optimizer.param_groups for p in group["params"]]
         self._banks: list[ParameterBank] = []
-        self._members = Membership([], 0)
+        self._members = Membership([])
         self._settled = False
         self.layers: tuple[Layer, ...] = ()
         self._places: dict[str, int] = {}
@@ -74,7 +67,7 @@ class Collector:
         """What is wrong with this model and this optimizer as a pair, each as a sentence."""
         if not self._watched:
             yield "the model has no layer to watch: no module with parameters, no activation module"
-        if not self._of_model.intersection(self._of_optimizer):
+        if self._of_model and not self._of_model.intersection(self._of_optimizer):
             yield (
                 "the optimizer holds none of the model's parameters, so the model will never learn"
                 " (was it made before the model was, or for another one?)"
@@ -143,7 +136,7 @@ class Collector:
             for parameter in item.parameters
             if parameter in members
         ]
-        self._members = Membership(pairs, len(self.layers))
+        self._members = Membership(pairs)
 
     def _with_loss(self, frame: Frame, loss: Tensor | None) -> Transfer:
         transfer = Transfer()
@@ -160,8 +153,9 @@ class Collector:
         if not all(finite):
             return False
         has_grad = [p.grad is not None for bank in self._banks for p in bank.parameters]
-        reached = self._members.owning(np.array(has_grad, dtype=np.bool_))
-        self._framer.fill(("grad.nonfinite",), reached, np.zeros((1, len(reached))))
+        reached = self._members.with_any(np.array(has_grad, dtype=np.bool_))
+        if len(reached):
+            self._framer.fill(("grad.nonfinite",), reached, np.zeros((1, len(reached))))
         return True
 
     def _add_activations(self, frame: Frame, transfer: Transfer) -> None:
@@ -198,21 +192,11 @@ class Collector:
 
             transfer.add(bank.parts(), finish)
 
-    def _put_parameters(self, frame: Frame, n: ParameterNumbers) -> None:
-        members = self._members
-        there, moved = ~np.isnan(n.grad_zero), ~np.isnan(n.update_norm)
-        weights = weight_signals(members, n)
-        self._framer.fill(WEIGHT_SIGNALS, members.owning(), weights[:, members.owning()])
+    def _put_parameters(self, frame: Frame, numbers: ParameterNumbers) -> None:
+        fill_parameters(self._framer, self._members, numbers)
+        there, squares = (numbers.sums[SUMS.index(name)] for name in ("with grad", "grad squares"))
         if there.any():
-            reached = members.owning(there)
-            self._framer.fill(GRAD_SIGNALS, reached, grad_signals(members, n, there)[:, reached])
-            frame.scalars["grad_norm"] = float(np.linalg.norm(n.grad_norm[there]))
-        norm = weights[0]
-        movable = members.owning(moved)
-        movable = movable[norm[movable] > 0]
-        if len(movable):
-            update = np.sqrt(members.total(np.where(moved, n.update_norm, 0.0) ** 2))
-            self._framer.fill(("update.ratio",), movable, (update[movable] / norm[movable])[None])
+            frame.scalars["grad_norm"] = float(np.sqrt(squares.sum()))
 
 
 def scalar_loss(loss: object) -> Tensor:

@@ -1,0 +1,170 @@
+"""Faults that people make around `watch`: each is said clearly, and the training is untouched."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import stepguard
+from stepguard.collect.collector import Collector
+
+DATA = torch.linspace(-1, 1, 24).reshape(6, 4)
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+
+
+def sgd(model: nn.Module) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def watch(model: nn.Module, optimizer: torch.optim.Optimizer, **options: object) -> stepguard.Guard:
+    return stepguard.watch(model, optimizer, **{"run": None, "console": None, **options})  # type: ignore[arg-type]
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+    loss = (model(DATA) ** 2).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    return loss
+
+
+def bare(steps: int) -> list[Tensor]:
+    model = network()
+    optimizer = sgd(model)
+    for _ in range(steps):
+        step(model, optimizer)
+        optimizer.step()
+    return weights(model)
+
+
+def same(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_an_optimizer_of_another_model() -> None:
+    with pytest.warns(stepguard.StepguardWarning, match="none of the model's parameters"):
+        guard = watch(network(), sgd(network(1)))
+    guard.close()
+
+
+def test_a_model_without_layers() -> None:
+    model = nn.Flatten()
+    with pytest.warns(stepguard.StepguardWarning, match="no layer to watch"):
+        watch(model, torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1)).close()
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(3), torch.ones(1, dtype=torch.complex64), 2.5, None])
+def test_a_loss_that_is_no_number(wrong: object) -> None:
+    model = network()
+    optimizer = sgd(model)
+    guard = watch(model, optimizer)
+    step(model, optimizer)
+    with pytest.warns(stepguard.StepguardWarning, match="the loss should be a tensor with one real number"):
+        guard.step(wrong)  # type: ignore[arg-type]
+    guard.close()
+    assert same(weights(model), bare(1))
+
+
+def test_a_run_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    model = network()
+    optimizer = sgd(model)
+    with pytest.warns(stepguard.StepguardWarning, match="cannot be written"):
+        guard = watch(model, optimizer, run=tmp_path / "runs")
+    guard.step(step(model, optimizer))
+    assert guard.run_path is None
+    guard.close()
+    assert same(weights(model), bare(1))
+
+
+def test_a_step_after_close() -> None:
+    model = network()
+    optimizer = sgd(model)
+    guard = watch(model, optimizer)
+    guard.close()
+    with pytest.warns(stepguard.StepguardWarning, match=r"step\(\) after close\(\)"):
+        guard.step(step(model, optimizer))
+    assert same(weights(model), bare(1))
+
+
+@pytest.mark.parametrize("every", [0, -1, 2.5, True, "often"])
+def test_a_cadence_that_cannot_be(every: object) -> None:
+    model = network()
+    with pytest.raises(stepguard.StepguardError, match='every: expected "auto" or a whole number from 1'):
+        watch(model, sgd(model), every=every)
+    assert not model[0]._forward_hooks
+
+
+def test_layers_that_match_nothing() -> None:
+    model = network()
+    with pytest.raises(stepguard.StepguardError, match=r"matches no layer of the model; near misses: Linear"):
+        watch(model, sgd(model), layers="Linaer")
+
+
+def test_a_rule_file_with_faults(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text("version: 1\nrules:\n  - name: a\n    when: losss > 1\n  - name: b\n    when: loss > \n")
+    with pytest.raises(stepguard.RuleFileError) as error:
+        watch(network(), sgd(network()), rules=file)
+    assert len(error.value.problems) == 2
+    assert "rules.yaml:4:" in str(error.value)
+    assert "did you mean 'loss'" in str(error.value)
+
+
+def test_a_fault_inside_is_said_once_and_the_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("planted")
+
+    model = network()
+    optimizer = sgd(model)
+    guard = watch(model, optimizer)
+    monkeypatch.setattr(Collector, "frame", broken)
+    with pytest.warns(stepguard.StepguardWarning, match="planted") as said:
+        for _ in range(3):
+            guard.step(step(model, optimizer))
+    assert len(said) == 1
+    monkeypatch.undo()
+    guard.close()
+    assert same(weights(model), bare(3))
+
+
+def test_a_fault_inside_does_not_end_a_training_in_which_warnings_are_errors(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("planted")
+
+    model = network()
+    optimizer = sgd(model)
+    guard = watch(model, optimizer)
+    monkeypatch.setattr(Collector, "frame", broken)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        guard.step(step(model, optimizer))
+    assert "planted" in capsys.readouterr().err
+    monkeypatch.undo()
+    guard.close()
+    assert same(weights(model), bare(1))
+
+
+@pytest.mark.parametrize("every", ["auto", 1, 3])
+def test_a_guard_that_never_fires_changes_nothing(every: int | str, tmp_path: Path) -> None:
+    model = network()
+    optimizer = sgd(model)
+    with watch(model, optimizer, every=every, run=tmp_path, on_error="raise") as guard:
+        for _ in range(20):
+            guard.step(step(model, optimizer))
+    assert guard.alerts == []
+    assert same(weights(model), bare(20))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
