@@ -1,56 +1,142 @@
-"""`stepguard replay`: what rules make of a recorded run, and when."""
+"""`stepguard replay`: what rules make of recorded runs, and when."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
 from stepguard.errors import RunFileError
+from stepguard.report.grid import Row, fire, grid_table
 from stepguard.report.recorded import Happenings, happenings
 from stepguard.report.recorder import as_json
-from stepguard.report.replay import Replay, replay
+from stepguard.report.replay import Replay, recorded_rules, replay
 from stepguard.report.words import count, short_deed
+from stepguard.rules import sweep
 from stepguard.rules.alert import Change
 from stepguard.rules.packs import load_rules
-from stepguard.series.runfile import DROPPED, RunFile, find_run
+from stepguard.rules.rule import Ruleset
+from stepguard.rules.sweep import Variant, read_axis, variants
+from stepguard.series.runfile import DROPPED, AttemptRecord, RunFile, find_run, find_runs
 
-FINE, FINDINGS = 0, 1
+FINE, FINDINGS, UNREADABLE = 0, 1, 2
+
+Made = TypeVar("Made")
 
 
 def add(subparsers: Any) -> None:
     """Register the command."""
-    parser = subparsers.add_parser("replay", help="what rules make of a recorded run", description=__doc__)
+    parser = subparsers.add_parser(
+        "replay",
+        help="what rules make of recorded runs",
+        description=f"{__doc__}\n\nNumbers that --grid varies:\n{_numbers()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("run", metavar="RUN", help="a run file, or a folder: its newest run")
+    parser.add_argument("--all", action="store_true", help="all runs of the folder")
     parser.add_argument(
         "--rules", nargs="+", metavar="R", help="rule files or packs; default: those of the recording"
+    )
+    parser.add_argument(
+        "--grid",
+        action="append",
+        metavar="RULE.SETTING=V1,V2",
+        help="only tell when RULE fires, with each of these values; several give all combinations",
     )
     parser.add_argument("--attempt", type=int, metavar="N", help="default: all")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
 
 
+def _numbers() -> str:
+    """How the numbers of a rule are named."""
+    return (sweep.__doc__ or "").partition("goes by what it belongs to:")[2].strip("\n")
+
+
 def run(args: argparse.Namespace) -> int:
-    """Replay the run; 1 where the recorded rules give other alerts or decisions than they gave live."""
-    path = find_run(args.run)
+    """Replay the runs; 1 where the recorded rules give other alerts or decisions than they gave live.
+
+    With `--all` a run that cannot be read is named and left out, and the code is 2.
+    """
     rules = None if args.rules is None else load_rules(args.rules)
-    with RunFile(path) as recording:
-        records = [r for r in recording.attempts() if args.attempt in (None, r.number)]
-        if not records:
-            raise RunFileError(f"{path}: expected an attempt {args.attempt or 1}, got none of that number")
-        compared = [_Compared(replay(recording, r, rules), _recorded(recording, r.number)) for r in records]
-        dropped = any(True for r in records for _ in recording.events(r.number, DROPPED))
-    _FORMATS[args.format](str(path), compared, rules is None)
+    found = _replays(args, rules) if args.grid is None else _grid(args, rules)
+    return UNREADABLE if found.unreadable else found.code
+
+
+class _Done(NamedTuple):
+    """What became of all runs."""
+
+    code: int
+    unreadable: bool
+
+
+def _replays(args: argparse.Namespace, rules: Ruleset | None) -> _Done:
+    runs = list(_each(args, lambda recording: _replayed(recording, args.attempt, rules)))
+    read = [each for each in runs if each is not None]
+    _FORMATS[args.format](read, rules is None, args.all)
+    dropped = any(each.dropped for each in read)
     if dropped:
         Console(stderr=True).print(
             "frames are missing from the recording: alerts may differ from the live run"
         )
-    same = all(each.same for each in compared)
-    return FINE if rules is not None or same or dropped else FINDINGS
+    same = all(compared.same for each in read if not each.dropped for compared in each.attempts)
+    return _Done(FINE if rules is not None or same else FINDINGS, len(read) < len(runs))
+
+
+def _each(args: argparse.Namespace, make: Callable[[RunFile], Made]) -> Iterator[Made | None]:
+    """What is made of each run; None for one that cannot be read among several."""
+    for path in find_runs(args.run) if args.all else [find_run(args.run)]:
+        try:
+            with RunFile(path) as recording:
+                yield make(recording)
+        except RunFileError as error:
+            if not args.all:
+                raise
+            Console(stderr=True).print(f"stepguard replay: {error}", markup=False, highlight=False)
+            yield None
+
+
+def _records(recording: RunFile, attempt: int | None) -> list[AttemptRecord]:
+    records = [record for record in recording.attempts() if attempt in (None, record.number)]
+    if not records:
+        raise RunFileError(f"{recording.path}: expected an attempt {attempt or 1}, got none of that number")
+    return records
+
+
+class _Run(NamedTuple):
+    """A replayed run."""
+
+    path: str
+    attempts: list[_Compared]
+    dropped: bool
+    """Whether frames are missing from the recording."""
+
+
+def _replayed(recording: RunFile, attempt: int | None, rules: Ruleset | None) -> _Run:
+    records = _records(recording, attempt)
+    compared = [_Compared(replay(recording, r, rules), _recorded(recording, r.number)) for r in records]
+    dropped = any(True for r in records for _ in recording.events(r.number, DROPPED))
+    return _Run(str(recording.path), compared, dropped)
+
+
+def _grid(args: argparse.Namespace, rules: Ruleset | None) -> _Done:
+    def rows(recording: RunFile) -> list[tuple[list[Variant], Row]]:
+        made: list[tuple[list[Variant], Row]] = []
+        for record in _records(recording, args.attempt):
+            base = rules or recorded_rules(recording, record)
+            chosen = variants(base, [read_axis(text, base) for text in args.grid])
+            made.append((chosen, fire(recording, record, chosen)))
+        return made
+
+    runs = list(_each(args, rows))
+    found = [each for run in runs if run is not None for each in run]
+    labels = [variant.label for variant in found[0][0]] if found else []
+    _GRIDS[args.format](labels, [row for _, row in found])
+    return _Done(FINE, None in runs)
 
 
 def _recorded(recording: RunFile, attempt: int) -> Happenings:
@@ -92,18 +178,21 @@ def _where(change: Change) -> str:
     return layers[0] if len(layers) == 1 else f"{layers[0]} and {len(layers) - 1} more"
 
 
-def _text(path: str, compared: Sequence[_Compared], own_rules: bool) -> None:
+def _text(runs: Sequence[_Run], own_rules: bool, several: bool) -> None:
     console = Console()
-    for each in compared:
-        replayed = each.replayed
-        title = f"attempt {replayed.attempt}: {count(replayed.steps, 'step')}"
-        table = Table(
-            "step", "severity", "rule", "layer", "message", "then", title=title, title_justify="left"
-        )
-        for row in each.rows():
-            table.add_row(*row)
-        console.print(table if table.row_count else f"{title}: no alert")
-        console.print(_verdict(each, own_rules))
+    for each in runs:
+        if several:
+            console.print(each.path, style="bold", highlight=False)
+        for compared in each.attempts:
+            replayed = compared.replayed
+            title = f"attempt {replayed.attempt}: {count(replayed.steps, 'step')}"
+            table = Table(
+                "step", "severity", "rule", "layer", "message", "then", title=title, title_justify="left"
+            )
+            for row in compared.rows():
+                table.add_row(*row)
+            console.print(table if table.row_count else f"{title}: no alert")
+            console.print(_verdict(compared, own_rules))
 
 
 def _verdict(each: _Compared, own_rules: bool) -> str:
@@ -118,18 +207,32 @@ def _verdict(each: _Compared, own_rules: bool) -> str:
     return f"live fired: {told or 'nothing'}"
 
 
-def _json(path: str, compared: Sequence[_Compared], own_rules: bool) -> None:
-    attempts = [
-        {
-            "attempt": each.replayed.attempt,
-            "steps": each.replayed.steps,
-            "alerts": [as_json(change) for change in each.replayed.fired],
-            "decisions": [as_json(decision) for decision in each.replayed.decisions],
-            "same_as_live": each.same,
-        }
-        for each in compared
+def _json(runs: Sequence[_Run], own_rules: bool, several: bool) -> None:
+    objects = [
+        {"run": each.path, "own_rules": own_rules, "attempts": [_attempt(one) for one in each.attempts]}
+        for each in runs
     ]
-    print(json.dumps({"run": path, "own_rules": own_rules, "attempts": attempts}, indent=2))
+    print(json.dumps(objects if several else objects[0], indent=2))
+
+
+def _attempt(each: _Compared) -> dict[str, Any]:
+    return {
+        "attempt": each.replayed.attempt,
+        "steps": each.replayed.steps,
+        "alerts": [as_json(change) for change in each.replayed.fired],
+        "decisions": [as_json(decision) for decision in each.replayed.decisions],
+        "same_as_live": each.same,
+    }
+
+
+def _grid_text(labels: Sequence[str], rows: Sequence[Row]) -> None:
+    Console().print(grid_table(labels, rows) if rows else "no attempt")
+
+
+def _grid_json(labels: Sequence[str], rows: Sequence[Row]) -> None:
+    runs = [row._asdict() | {"firings": [each._asdict() for each in row.firings]} for row in rows]
+    print(json.dumps({"grid": labels, "attempts": runs}, indent=2))
 
 
 _FORMATS = {"text": _text, "json": _json}
+_GRIDS = {"text": _grid_text, "json": _grid_json}

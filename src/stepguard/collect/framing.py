@@ -14,6 +14,7 @@ Numbers = NDArray[np.float64]
 Places = Sequence[int] | NDArray[np.intp]
 
 WEIGHT_SIGNALS = ("weight.norm", "weight.rms", "weight.absmax", "weight.nonfinite")
+UPDATE_SIGNALS = ("update.ratio",)
 GRAD_SIGNALS = ("grad.norm", "grad.rms", "grad.absmax", "grad.zero", "grad.nonfinite")
 _SOME_LAYERS_ONLY = ("act.saturated", "act.variation")
 """Signals that some layers cannot have: an unbounded activation, a batch of one. NaN means absence there."""
@@ -58,44 +59,39 @@ class Framer:
 class Membership:
     """Which parameters belong to which layers: a shared one to several, and then counted in each."""
 
-    def __init__(self, pairs: Sequence[tuple[int, int]], layers: int) -> None:
+    def __init__(self, pairs: Sequence[tuple[int, int]]) -> None:
         """`pairs` of (layer, parameter) by their places."""
-        self._owners, self._members = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
-        self._layers = layers
-        self._owning = np.unique(self._owners)
+        owners, self._members = np.array(sorted(pairs), dtype=np.intp).reshape(-1, 2).T
+        self.layers, self._starts = np.unique(owners, return_index=True)
+        """`layers` own parameters, in depth order."""
 
-    def owning(self, some: NDArray[np.bool_] | None = None) -> NDArray[np.intp]:
-        """The layers that own parameters, or one of some; in depth order."""
-        return self._owning if some is None or some.all() else np.unique(self._owners[some[self._members]])
+    def with_any(self, some: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """The layers that own one of some parameters, in depth order."""
+        if not len(self.layers):
+            return self.layers
+        return self.layers[np.logical_or.reduceat(some[self._members], self._starts)]
 
     def total(self, values: Numbers) -> Numbers:
-        """Sum over each layer's parameters, shape [layers]."""
-        return np.bincount(self._owners, values[self._members], minlength=self._layers).astype(np.float64)
+        """Sum over each layer's parameters of values of shape [..., parameters]."""
+        return np.add.reduceat(values[..., self._members], self._starts, axis=-1)
 
     def largest(self, values: Numbers) -> Numbers:
-        """Largest over each layer's parameters, at least 0; NaN if one is. Shape [layers]."""
-        result = np.zeros(self._layers)
-        np.maximum.at(result, self._owners, values[self._members])
-        return result
+        """Largest over each layer's parameters; NaN if one is."""
+        return np.maximum.reduceat(values[..., self._members], self._starts, axis=-1)
 
 
-def weight_signals(members: Membership, n: ParameterNumbers) -> Numbers:
-    """WEIGHT_SIGNALS of each layer, shape [signals, layers]; no meaning where a layer owns no parameter."""
+def fill_parameters(framer: Framer, members: Membership, numbers: ParameterNumbers) -> None:
+    """Fill in what was measured of each layer's parameters together."""
+    if not len(members.layers):
+        return
+    largest = members.largest(numbers.largest)
     with np.errstate(all="ignore"):
-        norm = np.sqrt(members.total(n.weight_norm**2))
-        rms = norm / np.sqrt(members.total(n.numel))
-        return np.array((norm, rms, members.largest(n.weight_absmax), members.total(n.weight_nonfinite)))
-
-
-def grad_signals(members: Membership, n: ParameterNumbers, there: NDArray[np.bool_]) -> Numbers:
-    """GRAD_SIGNALS of each layer over the parameters that are `there`, shape [signals, layers]."""
-
-    def some(values: Numbers) -> Numbers:
-        return np.where(there, values, 0.0)
-
-    sizes = members.total(some(n.numel))
-    with np.errstate(all="ignore"):
-        norm = np.sqrt(members.total(some(n.grad_norm) ** 2))
-        zero = members.total(some(n.grad_zero * n.numel)) / sizes
-        largest, bad = members.largest(some(n.grad_absmax)), members.total(some(n.grad_nonfinite))
-        return np.array((norm, norm / np.sqrt(sizes), largest, zero, bad))
+        numel, weights, bad, updated, updates, there, *of_grads = members.total(numbers.sums)
+        norm = np.sqrt(weights)
+        framer.fill(WEIGHT_SIGNALS, members.layers, np.array((norm, norm / np.sqrt(numel), largest[0], bad)))
+        if (reached := there > 0).any():
+            size, squares, bad, zeros = of_grads
+            grads = np.sqrt(squares), np.sqrt(squares / size), largest[1], zeros / size, bad
+            framer.fill(GRAD_SIGNALS, members.layers[reached], np.array(grads)[:, reached])
+        if (moved := (updated > 0) & (norm > 0)).any():
+            framer.fill(UPDATE_SIGNALS, members.layers[moved], np.sqrt(updates / weights)[None, moved])

@@ -14,29 +14,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stepguard.collect.samples import known_finite
 from stepguard.collect.sampling import spread, whole
 
 SPREAD = 4096
 """Elements of a parameter that show its zero gradients and its update; smaller ones are taken whole."""
 
+SUMS = (
+    *("numel", "weight squares", "weight nonfinite", "updated", "update squares"),
+    *("with grad", "grad numel", "grad squares", "grad nonfinite", "grad zeros"),
+)
+"""Rows of `ParameterNumbers.sums`; "updated" and "with grad" are 1 where what stands behind was measured."""
+
+_SMALL_SQUARE = 1e-34
+"""Elements whose squares are smaller on average begin to leave single precision."""
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+
 Floats = NDArray[np.float64]
+Host = NDArray[np.floating]
 
 
 class ParameterNumbers(NamedTuple):
-    """Numbers of each parameter, all of shape [parameters]; NaN where not measured."""
+    """Numbers of each parameter, in a form whose sums over parameters have a meaning."""
 
-    numel: Floats
-    grad_norm: Floats
-    grad_absmax: Floats
-    grad_zero: Floats
-    """Share of exact zeros."""
-    grad_nonfinite: Floats
-    weight_norm: Floats
-    weight_absmax: Floats
-    weight_nonfinite: Floats
-    update_norm: Floats
-    """Norm of the last update, scaled up from the sample."""
+    sums: Floats
+    """Shape [SUMS, parameters]."""
+    largest: Floats
+    """Largest abs(x) of the weights and of the gradients, shape [2, parameters]."""
 
 
 class _Gathered:
@@ -46,19 +49,22 @@ class _Gathered:
         sizes = np.array([tensor.numel() for tensor in tensors])
         self.counts = np.minimum(sizes, SPREAD)
         self.starts = np.cumsum(self.counts) - self.counts
-        self.large = [i for i, size in enumerate(sizes) if size > SPREAD]
+        self.large = np.flatnonzero(sizes > SPREAD).tolist()
         self.buffer = torch.empty(int(self.counts.sum()), dtype=dtype, device=tensors[0].device)
         rooms = self.buffer.split(self.counts.tolist())
         self._rooms = [
             r if t.numel() > SPREAD else r.view(t.shape) for r, t in zip(rooms, tensors, strict=True)
         ]
         self.numel = sizes.astype(np.float64)
-        self.values, self.room = np.empty((2, len(self.buffer)))
-        self.shapes = [tensor.shape for tensor in tensors]
+        self.share = self.numel / self.counts
+        self._dtype = dtype
+        self._room, self._wide = np.empty(len(self.buffer), _NUMPY[dtype]), np.empty(len(self.buffer))
+        self._truth = np.empty(len(self.buffer), np.bool_)
+        self._shapes = [tensor.shape for tensor in tensors]
 
     def fits(self, tensors: Sequence[Tensor]) -> bool:
         """Whether these tensors have the shapes that the room was made for."""
-        return [tensor.shape for tensor in tensors] == self.shapes
+        return [tensor.shape for tensor in tensors] == self._shapes
 
     def gather(self, tensors: Sequence[Tensor]) -> None:
         """Copy the elements in."""
@@ -67,34 +73,57 @@ class _Gathered:
             parts[i] = spread(parts[i], SPREAD)
         torch._foreach_copy_(self._rooms, parts)  # pyright: ignore
 
-    def read(self, host: NDArray[np.floating]) -> None:
-        """Take the host copy of the buffer over, in double precision."""
-        np.copyto(self.values, host)
+    def measure(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Of all elements of each large tensor the lowest, the highest and the sum of squares.
 
-    def squares(self, values: Floats) -> Floats:
-        """Sum of squares over the elements of each tensor."""
-        return np.add.reduceat(np.multiply(values, values, out=self.room), self.starts)
-
-    def zeros(self) -> Floats:
-        """Share of exact zeros among the elements of each tensor."""
-        return np.add.reduceat(self.values == 0, self.starts, dtype=np.float64) / self.counts
-
-    def reduce(self, large: NDArray[np.floating]) -> tuple[Floats, Floats, Floats]:
-        """Norm, largest abs(x) and number of non-finite elements of each tensor.
-
-        `large` is the host copy of what was measured of the large tensors over all their elements.
+        Behind them come the numbers of non-finite elements, which are left out where the host sees without
+        waiting that there are none.
         """
-        with np.errstate(all="ignore"):
-            norm = np.sqrt(self.squares(self.values))
-            absmax = np.maximum.reduceat(np.abs(self.values, out=self.room), self.starts)
-        bad = np.zeros(len(norm))
+        if not self.large:
+            return self.buffer[:0]
+        large = [tensors[i] for i in self.large]
+        # Tensor by tensor, so that the second look finds it in the cache.
+        found = torch.stack([x for t in large for x in (*torch.aminmax(t), _square_sum(t, self._dtype))])
+        if found.device.type == "cpu" and np.isfinite(found.numpy()).all():
+            return found
+        bad = torch.stack([tensor.numel() - tensor.isfinite().sum() for tensor in large])
+        return torch.cat([found, bad.to(found.dtype)])
+
+    def squares(self, host: Host) -> Floats:
+        """Sum of squares over the sampled elements of each tensor."""
+        np.copyto(self._wide, host)
+        np.multiply(self._wide, self._wide, out=self._wide)
+        return np.add.reduceat(self._wide, self.starts)
+
+    def apart(self, host: Host, other: Host) -> Floats:
+        """Sum of squared differences over all elements of each tensor, estimated from the sample."""
+        return self.squares(np.subtract(host, other, out=self._room)) * self.share
+
+    def zeros(self, host: Host) -> Floats:
+        """Number of exact zeros among all elements of each tensor, estimated from the sample."""
+        zero = np.equal(host, 0, out=self._truth).view(np.uint8)
+        return np.add.reduceat(zero, self.starts, dtype=np.int32) * self.share
+
+    def reduce(self, host: Host, large: Host) -> tuple[Floats, Floats, Floats]:
+        """Sum of squares, largest abs(x) and number of non-finite elements of each tensor.
+
+        `large` is the host copy of what was measured of the large tensors.
+        """
+        squares = self.squares(host)
+        absmax = np.maximum.reduceat(np.abs(host, out=self._room), self.starts).astype(np.float64)
+        bad = np.zeros(len(squares))
         if not np.isfinite(absmax).all():
-            bad = np.add.reduceat(~np.isfinite(self.values), self.starts, dtype=np.float64)
+            bad = np.add.reduceat(~np.isfinite(host), self.starts, dtype=np.float64)
         if self.large:
-            norms, rest = np.split(large.astype(np.float64), [len(self.large)])
-            low, high, bad[self.large] = rest.reshape(-1, 3).T
-            norm[self.large], absmax[self.large] = norms, np.maximum(np.abs(low), np.abs(high))
-        return norm, absmax, bad
+            count = len(self.large)
+            low, high, total = large[: 3 * count].astype(np.float64).reshape(-1, 3).T
+            absmax[self.large] = np.maximum(np.abs(low), np.abs(high))
+            bad[self.large] = large[3 * count :] if len(large) > 3 * count else 0.0
+            # Squares that left single precision are those of the sample, which are taken in double.
+            exact = (total > self.numel[self.large] * _SMALL_SQUARE) & np.isfinite(total)
+            exact |= ~np.isfinite(absmax[self.large])
+            squares[self.large] = np.where(exact, total, (squares * self.share)[self.large])
+        return squares, absmax, bad
 
 
 class ParameterBank:
@@ -146,63 +175,44 @@ class ParameterBank:
             self._gradients = None
         elif self._gradients is None or not self._gradients.fits(grads):
             self._gradients = _Gathered(grads, self._dtype)
-        parts = [self._now.buffer, self._before.buffer, self._of_large(self._now, self._weights)]
+        parts = [self._now.buffer, self._before.buffer, self._now.measure(self._weights)]
         if self._gradients is not None:
             self._gradients.gather(grads)
-            parts += [self._gradients.buffer, self._of_large(self._gradients, grads)]
+            parts += [self._gradients.buffer, self._gradients.measure(grads)]
         return parts
-
-    def _of_large(self, gathered: _Gathered, tensors: Sequence[Tensor]) -> Tensor:
-        """Norm, lowest, highest and number of non-finite elements of each large tensor, one after the
-        other.
-        """
-        large = [tensors[i] for i in gathered.large]
-        if not large:
-            return gathered.buffer[:0]
-        norms = torch._foreach_norm(large, 2, dtype=self._dtype)  # pyright: ignore
-        scalars = list(norms)
-        zero = scalars[0].new_zeros(())
-        for tensor in large:
-            low, high = torch.aminmax(tensor)
-            bad = zero if known_finite(low, high) else tensor.numel() - tensor.isfinite().sum()
-            scalars += [low, high, bad]
-        return torch.stack(scalars)
 
     def numbers(
         self,
-        now: NDArray[np.floating],
-        before: NDArray[np.floating],
-        large: NDArray[np.floating],
-        grads: NDArray[np.floating] | None = None,
-        large_grads: NDArray[np.floating] | None = None,
+        now: Host,
+        before: Host,
+        large: Host,
+        grads: Host | None = None,
+        large_grads: Host | None = None,
     ) -> ParameterNumbers:
         """Reduce the host copies of `parts` to numbers of each parameter."""
-        total = len(self.parameters)
-        self._now.read(now)
-        norm, absmax, bad = self._now.reduce(large)
-        of_grads = np.full((4, total), np.nan)
-        if self._gradients is not None and grads is not None and large_grads is not None:
-            self._gradients.read(grads)
-            zero = self._gradients.zeros()
-            of_grads[:, self._with_grad] = *self._gradients.reduce(large_grads), zero
-        moved = np.full(total, np.nan)
-        if self._updated:
-            self._before.read(before)
-            apart = np.subtract(self._now.values, self._before.values, out=self._before.values)
-            scale = self._now.numel / self._now.counts
-            moved = np.where(self._trainable, np.sqrt(self._now.squares(apart) * scale), np.nan)
-        grad_norm, grad_absmax, grad_bad, grad_zero = of_grads
-        return ParameterNumbers(
-            numel=self._now.numel,
-            grad_norm=grad_norm,
-            grad_absmax=grad_absmax,
-            grad_zero=grad_zero,
-            grad_nonfinite=grad_bad,
-            weight_norm=norm,
-            weight_absmax=absmax,
-            weight_nonfinite=bad,
-            update_norm=moved,
-        )
+        sums = np.zeros((len(SUMS), len(self.parameters)))
+        largest = np.zeros((2, len(self.parameters)))
+        with np.errstate(all="ignore"):
+            sums[0] = self._now.numel
+            sums[1], largest[0], sums[2] = self._now.reduce(now, large)
+            if self._updated:
+                sums[3] = self._trainable
+                sums[4] = np.where(self._trainable, self._now.apart(now, before), 0.0)
+            if self._gradients is not None and grads is not None and large_grads is not None:
+                there = self._with_grad
+                sums[5, there], sums[6, there] = 1.0, self._now.numel[there]
+                sums[7, there], largest[1, there], sums[8, there] = self._gradients.reduce(grads, large_grads)
+                absent = self._now.numel[there] - self._gradients.numel
+                sums[9, there] = absent + self._gradients.zeros(grads)
+        return ParameterNumbers(sums, largest)
+
+
+def _square_sum(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sum of squares in that number format, without a dimension."""
+    if tensor.dtype == dtype and tensor.is_contiguous():
+        # Twice as fast as a norm on the CPU.
+        return torch.dot(tensor.view(-1), tensor.view(-1))
+    return torch.linalg.vector_norm(tensor, dtype=dtype).square()
 
 
 def _dense(grad: Tensor) -> Tensor:
@@ -220,4 +230,6 @@ def banks(parameters: Sequence[nn.Parameter]) -> list[ParameterBank]:
 
 def joined(found: Sequence[ParameterNumbers]) -> ParameterNumbers:
     """The numbers of several banks, one after the other."""
-    return ParameterNumbers(*(np.concatenate(numbers) for numbers in zip(*found, strict=True)))
+    if len(found) == 1:
+        return found[0]
+    return ParameterNumbers(*(np.concatenate(numbers, axis=1) for numbers in zip(*found, strict=True)))

@@ -39,8 +39,13 @@ class _Row:
 
     def __init__(self, bounds: tuple[float, float] | None) -> None:
         self.bounds = bounds
+        self.layout: tuple[tuple[int, ...], tuple[int, ...], int] | None = None
         self.plan: Plan | None = None
-        self.places = self.sample = self.units = torch.empty(0)
+        self.dense = True
+        """Whether outputs of this layout can be sampled as they are."""
+        self.places = self.sample = self.units = self.low = self.high = torch.empty(0)
+        self.extremes: NDArray[np.floating] | None = None
+        """The lowest and the highest number, where the host can see them without waiting."""
 
 
 class Samples:
@@ -50,8 +55,8 @@ class Samples:
         self.width = width
         self._device, self._dtype = device, dtype
         self._rows: list[_Row] = []
-        self._sample, self._units = self._zeros(0, width), self._zeros(0, 0)
-        self._extremes: dict[int, tuple[Tensor, Tensor]] = {}
+        self._sample, self._units, self._extremes = (self._zeros(0, size) for size in (width, 0, 2))
+        self._called: dict[int, None] = {}
         self._bad: dict[int, Tensor] = {}
         self._reduction: Reduction | None = None
 
@@ -63,25 +68,42 @@ class Samples:
         self._rows.append(_Row(bounds))
         if len(self._rows) > len(self._sample):
             self._make_room(2 * len(self._rows), self._units.shape[1])
+        self._cut(len(self._rows) - 1)
         return len(self._rows) - 1
 
     def _make_room(self, rows: int, units: int) -> None:
         """Enlarge the buffers; what was put in before this step's `signals` stays."""
-        sample, sizes = self._zeros(rows, self.width), self._zeros(rows, units)
-        sample[: len(self._sample)] = self._sample
-        sizes[: len(self._units), : self._units.shape[1]] = self._units
-        self._sample, self._units = sample, sizes
-        for place, row in enumerate(self._rows):
-            if row.plan is not None:
-                self._cut(place, row, row.plan)
+        sample, sizes, extremes = (self._zeros(rows, size) for size in (self.width, units, 2))
+        count = len(self._sample)
+        sample[:count], extremes[:count] = self._sample, self._extremes
+        sizes[:count, : self._units.shape[1]] = self._units
+        self._sample, self._units, self._extremes = sample, sizes, extremes
+        for place in range(len(self._rows)):
+            self._cut(place)
 
-    def _cut(self, place: int, row: _Row, how: Plan) -> None:
-        """Fit a row to a layout. Behind the places of its sample come ones that do not count."""
-        places = np.zeros(self.width, dtype=np.int64)
-        places[: len(how.places)] = how.places
-        row.plan, row.places = how, torch.from_numpy(places).to(self._device)
-        row.sample, row.units = self._sample[place], self._units[place, : how.judged]
+    def _cut(self, place: int) -> None:
+        """Cut a row's buffers as its plan needs them."""
+        row, extremes = self._rows[place], self._extremes[place]
+        row.low, row.high = extremes.unbind()
+        row.extremes = extremes.numpy() if self._device.type == "cpu" else None
+        if row.plan is not None:
+            row.sample = self._sample[place, : len(row.plan.places)]
+            row.units = self._units[place, : row.plan.judged]
         self._reduction = None
+
+    def _lay_out(self, place: int, output: Tensor, unit_dim: int) -> Plan:
+        """Plan for outputs of another layout than the last one."""
+        row, how = self._rows[place], plan(output.shape, output.stride(), unit_dim, self.width)
+        row.layout, row.dense = (output.shape, output.stride(), unit_dim), how is not None
+        how = how or plan(output.shape, output.contiguous().stride(), unit_dim, self.width)
+        assert how is not None
+        if how is not row.plan:
+            if how.judged > self._units.shape[1]:
+                self._make_room(len(self._sample), how.judged)
+            row.plan, row.places = how, torch.from_numpy(how.places).to(self._device)
+            self._sample[place], self._units[place, how.judged :] = 0, 0
+            self._cut(place)
+        return how
 
     def put(self, place: int, output: Tensor, unit_dim: int) -> None:
         """Take one output in: its extremes and units always, its sample anew at each call.
@@ -91,80 +113,86 @@ class Samples:
         """
         unit_dim %= max(output.dim(), 1)
         output = whole(output)
-        how = plan(output.shape, output.stride(), unit_dim, self.width)
-        if how is None:
+        row, first = self._rows[place], place not in self._called
+        how = row.plan
+        if how is None or row.layout != (output.shape, output.stride(), unit_dim):
+            how = self._lay_out(place, output, unit_dim)
+        if not row.dense:
             output = output.contiguous()
-            how = plan(output.shape, output.stride(), unit_dim, self.width)
-            assert how is not None
-        row, first = self._rows[place], place not in self._extremes
-        if row.plan is not how:
-            if how.judged > self._units.shape[1]:
-                self._make_room(len(self._sample), how.judged)
-            self._cut(place, row, how)
-        self._put_extremes(place, output, first)
-        flat = output.as_strided((how.numel,), (1,), output.storage_offset())
+        self._put_extremes(place, row, output, first)
+        flat = output.as_strided((how.numel,), (1,))
         if output.dtype == self._dtype:
             torch.index_select(flat, 0, row.places, out=row.sample)
         else:
             row.sample.copy_(flat.index_select(0, row.places))
-        self._put_units(row.units, how.units.of(output).abs(), how.others, first)
+        self._put_units(row.units, output, how, first)
+        self._called[place] = None
 
     def holds(self, place: int) -> bool:
         """Whether the layer was called in this step."""
-        return place in self._extremes
+        return place in self._called
 
     def move(self, place: int, other: Samples, there: int) -> None:
         """Hand the extremes of this step's calls over to a row of another buffer."""
-        if place in self._extremes:
-            other._extremes[there] = self._extremes.pop(place)
+        if place in self._called:
+            del self._called[place]
+            other._called[there] = None
+            other._extremes[there] = self._extremes[place]
         if place in self._bad:
             other._bad[there] = self._bad.pop(place)
 
-    def _put_extremes(self, place: int, output: Tensor, first: bool) -> None:
-        low, high = torch.aminmax(output)
-        if not known_finite(low, high):
+    def _put_extremes(self, place: int, row: _Row, output: Tensor, first: bool) -> None:
+        if first and output.dtype == self._dtype:
+            torch.aminmax(output, out=(row.low, row.high))
+        else:
+            low, high = torch.aminmax(output)
+            row.low.copy_(low if first else torch.minimum(low, row.low))
+            row.high.copy_(high if first else torch.maximum(high, row.high))
+        # Where the host cannot look without waiting, the device counts without being asked.
+        if row.extremes is None or not all(map(math.isfinite, row.extremes.tolist())):
             bad = output.numel() - output.isfinite().sum()
             self._bad[place] = self._bad[place] + bad if place in self._bad else bad
-        if not first:
-            before = self._extremes[place]
-            low, high = torch.minimum(low, before[0]), torch.maximum(high, before[1])
-        self._extremes[place] = (low, high)
 
-    def _put_units(self, target: Tensor, sizes: Tensor, others: tuple[int, ...], first: bool) -> None:
-        if first and others and sizes.dtype == self._dtype:
-            torch.sum(sizes, others, out=target)
+    def _put_units(self, target: Tensor, output: Tensor, how: Plan, first: bool) -> None:
+        """Put or add the sum of abs(x) of each unit in."""
+        seen = how.units.of(output)
+        if not how.others:
+            sizes = seen.abs()
+        elif how.inner:
+            # A norm that is taken across the innermost dimension goes element by element.
+            sizes = seen.abs().sum(how.others, dtype=self._dtype)
+        elif first:
+            torch.linalg.vector_norm(seen, 1, how.others, dtype=self._dtype, out=target)
             return
-        sizes = sizes.sum(others, dtype=self._dtype) if others else sizes
+        else:
+            sizes = torch.linalg.vector_norm(seen, 1, how.others, dtype=self._dtype)
         target.copy_(sizes) if first else target.add_(sizes)
 
     def parts(self) -> list[Tensor]:
         """Flat tensors that `signals` needs on the host; none if no layer was called in this step."""
-        if not self._extremes:
+        if not self._called:
             return []
-        lows, highs = zip(*self._extremes.values(), strict=True)
-        scalars = torch.stack([*lows, *highs, *self._bad.values()])
         count = len(self._rows)
-        return [self._sample[:count].flatten(), self._units[:count].flatten(), scalars]
+        parts = [rows[:count].view(-1) for rows in (self._sample, self._units, self._extremes)]
+        return [*parts, torch.stack([*self._bad.values()])] if self._bad else parts
 
     def forget(self) -> None:
         """Forget what was put in since the last `signals`."""
-        self._extremes, self._bad = {}, {}
+        self._called, self._bad = {}, {}
 
-    def signals(self, sample: Floats, units: Floats, scalars: Floats) -> Outputs:
+    def signals(self, sample: Floats, units: Floats, extremes: Floats, bad: Floats | None = None) -> Outputs:
         """Reduce the host copies of `parts`, and forget what was put in."""
-        called, count = list(self._extremes), len(self._rows)
+        called, count = list(self._called), len(self._rows)
         if self._reduction is None:
             self._reduction = Reduction([_shape(row) for row in self._rows], self.width, sample.dtype)
         found, hist = self._reduction(sample.reshape(count, -1), units.reshape(count, -1))
-        low, high = scalars[: 2 * len(called)].astype(np.float64).reshape(2, -1)
-        signals = np.empty((len(ACTIVATION_SIGNALS), len(called)))
-        signals[:-2] = found[:, called]
-        signals[-2] = np.maximum(np.abs(low), np.abs(high))
-        signals[-1] = 0
-        if self._bad:
-            signals[-1, [called.index(place) for place in self._bad]] = scalars[2 * len(called) :]
+        signals = np.zeros((len(ACTIVATION_SIGNALS), count))
+        signals[:-2] = found
+        signals[-2] = np.abs(extremes.reshape(count, 2)).max(1)
+        if bad is not None:
+            signals[-1, list(self._bad)] = bad
         self.forget()
-        return Outputs(called, signals, hist[called])
+        return Outputs(called, signals[:, called], hist[called])
 
 
 def _shape(row: _Row) -> RowShape:
@@ -172,15 +200,3 @@ def _shape(row: _Row) -> RowShape:
     if how is None:
         return RowShape(0, 0, 0, row.bounds)
     return RowShape(len(how.places), how.pairs, how.judged, row.bounds)
-
-
-def known_finite(low: Tensor, high: Tensor) -> bool:
-    """Whether the host can tell without waiting that both are finite; False on any other device.
-
-    On the CPU the numbers are host memory already, and reading them costs nothing.
-    """
-    if low.device.type != "cpu":
-        return False
-    if low.dtype == torch.bfloat16:
-        low, high = low.float(), high.float()
-    return math.isfinite(low.numpy()) and math.isfinite(high.numpy())

@@ -35,7 +35,7 @@ class Strided(NamedTuple):
 
     def of(self, tensor: Tensor) -> Tensor:
         """The view of this tensor."""
-        return tensor.as_strided(self.size, self.stride, tensor.storage_offset())
+        return tensor.as_strided(self.size, self.stride)
 
 
 class Plan(NamedTuple):
@@ -55,6 +55,8 @@ class Plan(NamedTuple):
     """Dimensions of `units` that are not the units."""
     judged: int
     """How many units are judged."""
+    inner: bool
+    """Whether units lie side by side in memory."""
 
 
 @lru_cache(maxsize=4096)
@@ -73,7 +75,7 @@ def plan(shape: tuple[int, ...], stride: tuple[int, ...], unit_dim: int, most: i
         places, pairs = _some_places(numel, batch, step, most)
     units = _units(shape, stride, unit_dim)
     others = tuple(dim for dim in range(len(shape)) if dim != unit_dim)
-    return Plan(numel, places, pairs, units, others, units.size[unit_dim])
+    return Plan(numel, places, pairs, units, others, units.size[unit_dim], stride[unit_dim] == 1)
 
 
 def _all_places(numel: int, batch: int, step: int) -> tuple[Places, int]:
@@ -91,13 +93,22 @@ def _some_places(numel: int, batch: int, step: int, most: int) -> tuple[Places, 
 
     A whole-number stride would fall in step with channels or leave the end of the tensor out.
     """
-    edges = np.linspace(0, numel, most // 2 + 1)
-    chance = np.random.default_rng(numel).random(most // 2)
-    first = (edges[:-1] + chance * np.diff(edges)).astype(np.int64)
+    each = numel // batch
+    # The first half of an even batch, if memory holds one sample after the other: no element is taken twice.
+    halves = batch % 2 == 0 and step == each
+    first = _by_chance(numel // 2 if halves else numel, most // 2)
     if batch == 1:
         return np.concatenate((first, (first + numel // 2) % numel)), 0
     sample = first // step % batch
     return np.concatenate((first, first + ((sample + batch // 2) % batch - sample) * step)), len(first)
+
+
+@lru_cache(maxsize=4096)
+def _by_chance(numel: int, count: int) -> Places:
+    """A place by chance, but always the same, in each of `count` equal stretches of 0..numel."""
+    edges = np.linspace(0, numel, count + 1)
+    chance = np.random.default_rng(numel).random(count)
+    return (edges[:-1] + chance * np.diff(edges)).astype(np.int64)
 
 
 def _dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
@@ -133,34 +144,27 @@ def _units(shape: tuple[int, ...], stride: tuple[int, ...], unit_dim: int) -> St
 
 
 def _step_over(units: int) -> int:
-    """From one unit that is judged to the next: shares no factor with their number, so as not to fall in
-    step.
+    """From one unit that is judged to the next: falls in step with no pattern of 2, 3 or 5, nor with the
+    units.
     """
     step = -(-units // MAX_UNITS)
-    while math.gcd(step, units) > 1:
+    while step > 1 and math.gcd(step, 30 * units) > 1:
         step += 1
     return step
 
 
-@lru_cache(maxsize=4096)
-def _spread_step(shape: tuple[int, ...], stride: tuple[int, ...], most: int) -> int | None:
-    """The largest step that shares no factor with the number of elements; None if they are not dense."""
-    if not _dense(shape, stride):
-        return None
-    numel = math.prod(shape)
-    step = max(numel // most, 1)
-    while math.gcd(step, numel) > 1 and step > 1:
-        step -= 1
-    return step
-
-
 def spread(tensor: Tensor, most: int) -> Tensor:
-    """A view of at most `most` evenly spread elements of a tensor, shape [n]."""
-    step = _spread_step(tensor.shape, tensor.stride(), most)
-    if step is None:
+    """At most `most` evenly spread elements of a tensor, shape [n]; all of a smaller one."""
+    numel = tensor.numel()
+    if not _dense(tensor.shape, tensor.stride()):
         tensor = tensor.contiguous()
-        step = _spread_step(tensor.shape, tensor.stride(), most) or 1
-    return Strided((min(tensor.numel(), most),), (step,)).of(tensor)
+    flat = tensor.as_strided((numel,), (1,), tensor.storage_offset())
+    return flat if numel <= most else flat.index_select(0, _places_on(tensor.device, numel, most))
+
+
+@lru_cache(maxsize=4096)
+def _places_on(device: torch.device, numel: int, count: int) -> Tensor:
+    return torch.from_numpy(_by_chance(numel, count)).to(device)
 
 
 def whole(tensor: Tensor) -> Tensor:

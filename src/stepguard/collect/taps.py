@@ -20,13 +20,39 @@ INPUT = ""
 
 _Group = tuple[torch.device, torch.dtype, int]
 
-_HOPS = 4
+_HOPS = 8
 """Steps back from an input in the search for the function that made it."""
 
 
 class _Fed(NamedTuple):
     layer: Layer
     bounds: tuple[float, float] | None
+
+
+class _Seat(NamedTuple):
+    """Where a layer's outputs go, and what kind of output was the last."""
+
+    kind: tuple[torch.device, torch.dtype, int]
+    group: _Group
+    samples: Samples
+    row: int
+
+
+class _Hook:
+    """A hook that stays behind when its module is pickled or copied: the copy measures nothing."""
+
+    def __init__(self, call: Callable[..., None]) -> None:
+        self._call = call
+
+    def __call__(self, *args: Any) -> None:
+        self._call(*args)
+
+    def __reduce__(self) -> tuple[Callable[..., _Hook], tuple[Callable[..., None]]]:
+        return _Hook, (_nothing,)
+
+
+def _nothing(*_args: Any) -> None:
+    """What a copied hook does."""
 
 
 class Taps:
@@ -46,7 +72,7 @@ class Taps:
         self.active = True
         self._chosen, self._on_fault = chosen, on_fault
         self._groups: dict[_Group, Samples] = {}
-        self._rows: dict[str, tuple[_Group, int]] = {}
+        self._seats: dict[str, _Seat] = {}
         self._keys: dict[tuple[_Group, int], str] = {}
         self._order: dict[str, Layer] = {}
         self._fed: dict[str, _Fed] = {}
@@ -54,23 +80,27 @@ class Taps:
         self._nodes: set[Any] = set()
         self._discovering = True
         self._channels_first = False
-        self._handles = [model.register_forward_pre_hook(self._on_input, with_kwargs=True)]
+        self._before_calls: dict[str, RemovableHandle] = {}
+        self._handles = [model.register_forward_pre_hook(_Hook(self._on_input), with_kwargs=True)]
         for item in watched:
             if not item.activation:
-                self._handles.append(item.module.register_forward_pre_hook(self._before(item)))
-            self._handles.append(item.module.register_forward_hook(self._after(item)))
+                name = item.layer.name
+                self._before_calls[name] = item.module.register_forward_pre_hook(_Hook(self._before(item)))
+            self._handles.append(item.module.register_forward_hook(_Hook(self._after(item))))
 
     def close(self) -> None:
         """Take all hooks off the model."""
         handles: list[RemovableHandle] = self._handles
-        for handle in handles:
+        for handle in [*handles, *self._before_calls.values()]:
             handle.remove()
-        self._handles = []
+        self._handles, self._before_calls = [], {}
 
     def settle(self) -> list[Layer]:
         """End the search for layers; return those found, in the order of their first call."""
         self._discovering = False
         self._nodes.clear()
+        for name in self._before_calls.keys() - self._fed.keys():
+            self._before_calls.pop(name).remove()
         return list(self._order.values())
 
     def forget(self) -> None:
@@ -159,25 +189,32 @@ class Taps:
         return hook
 
     def _measure(self, key: str, tensor: Tensor, unit_dim: int, bounds: tuple[float, float] | None) -> None:
-        row = self._rows.get(key)
+        seat = self._seats.get(key)
         # The recomputation of a checkpoint counts only where the pass before it could not be seen.
-        if _in_backward() and row is not None and self._groups[row[0]].holds(row[1]):
+        if seat is not None and _in_backward() and seat.samples.holds(seat.row):
             return
-        dtype = torch.float64 if tensor.dtype in (torch.float64, torch.complex128) else torch.float32
-        numel = tensor.numel() * (2 if tensor.is_complex() else 1)
-        group = tensor.device, dtype, next((width for width in WIDTHS if width >= numel), WIDTHS[-1])
-        if row is None or row[0][:2] != group[:2] or row[0][2] < group[2]:
-            row = self._new_row(key, group, bounds)
-        self._groups[row[0]].put(row[1], tensor, unit_dim if tensor.dim() > 1 else -1)
+        kind = tensor.device, tensor.dtype, tensor.numel()
+        if seat is None or seat.kind != kind:
+            seat = self._seats[key] = self._seat(key, kind, bounds)
+        seat.samples.put(seat.row, tensor, unit_dim if tensor.dim() > 1 else -1)
 
-    def _new_row(self, key: str, group: _Group, bounds: tuple[float, float] | None) -> tuple[_Group, int]:
-        """A row for a layer that has none, or whose outputs have outgrown theirs."""
+    def _seat(
+        self, key: str, kind: tuple[torch.device, torch.dtype, int], bounds: tuple[float, float] | None
+    ) -> _Seat:
+        """The old row for outputs that fit into it, or a new one."""
+        device, dtype, numel = kind
+        numel *= 2 if dtype.is_complex else 1
+        width = next((width for width in WIDTHS if width >= numel), WIDTHS[-1])
+        wide = torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
+        group, old = (device, wide, width), self._seats.get(key)
+        if old is not None and old.group[:2] == group[:2] and old.group[2] >= width:
+            return old._replace(kind=kind)
         samples = self._groups.setdefault(group, Samples(*group))
-        old, row = self._rows.get(key), (group, samples.add_row(bounds))
-        if old is not None and old[0][0] == group[0]:
-            self._groups[old[0]].move(old[1], samples, row[1])
-        self._rows[key], self._keys[row] = row, key
-        return row
+        row = samples.add_row(bounds)
+        if old is not None and old.group[0] == device:
+            old.samples.move(old.row, samples, row)
+        self._keys[group, row] = key
+        return _Seat(kind, group, samples, row)
 
 
 def _in_backward() -> bool:

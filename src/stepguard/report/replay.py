@@ -46,7 +46,7 @@ def replay(recording: RunFile, record: AttemptRecord, rules: Ruleset | None = No
     """
     info = record.info
     try:
-        chosen = rules or read_text_rules(info["rules"], recording.path.name)
+        chosen = rules or recorded_rules(recording, record)
         engine = Engine(chosen, record.layers, info["total_steps"])
         recovery = Recovery(engine, _attempt(record.number, info), dry_run=bool(info["dry_run"]))
     except KeyError as error:
@@ -59,6 +59,13 @@ def replay(recording: RunFile, record: AttemptRecord, rules: Ruleset | None = No
         if observation.decision is not None:
             decisions.append(observation.decision)
     return Replay(record.number, steps, tuple(changes), tuple(decisions))
+
+
+def recorded_rules(recording: RunFile, record: AttemptRecord) -> Ruleset:
+    """The rules under which the attempt ran; RunFileError if the recording does not say."""
+    if "rules" not in record.info:
+        raise RunFileError(f"{recording.path}: attempt {record.number} does not say 'rules'")
+    return read_text_rules(record.info["rules"], recording.path.name)
 
 
 def _attempt(number: int, info: Mapping[str, Any]) -> Attempt:

@@ -279,10 +279,16 @@ def find_run(path: str | Path) -> Path:
         if not path.exists():
             raise RunFileError(f"{path}: expected a run file or a folder of them, got no such file")
         return path
-    runs = [file for file in path.iterdir() if file.suffix == SUFFIX]
+    return max(find_runs(path), key=_last_written)
+
+
+def find_runs(path: str | Path) -> list[Path]:
+    """All run files that a path means, by name: itself, or those in a folder. RunFileError if none."""
+    path = Path(path)
+    runs = sorted(file for file in path.iterdir() if file.suffix == SUFFIX) if path.is_dir() else [path]
     if not runs:
         raise RunFileError(f"{path}: expected a run file (*{SUFFIX}) in this folder, got none")
-    return max(runs, key=_last_written)
+    return runs
 
 
 def _last_written(run: Path) -> float:
