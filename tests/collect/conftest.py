@@ -143,7 +143,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def emit() -> Callable[..., nn.Module]:
-    """Make a layer that gives one output, with units on the last dimension or, of `channels`, on dimension 1."""
+    """Make a layer that gives one output. Its units lie last or, with `channels`, on dimension 1."""
 
     def make(output: Any = None, *, channels: bool = False) -> nn.Module:
         return EmitChannels(output) if channels else Emit(output)

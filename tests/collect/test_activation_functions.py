@@ -1,4 +1,4 @@
-"""Activations as modules and as plain functions: saturation, and what is seen as the input of the layer it feeds."""
+"""Activations as modules and as plain functions, which are seen as the input of the layer that they feed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNBOUNDED = [nn.ReLU(), nn.GELU(), nn.LeakyReLU(), nn.ELU(), nn.SiLU(), nn.Softp
 
 
 def flat_share(function: Function, x: Tensor) -> float:
-    """Share of elements where the slope is at most 1 % of the steepest. ReLU6's rest at zero is not counted."""
+    """Share of elements where the slope is at most 1 % of the steepest, without ReLU6's rest at zero."""
     x = x.clone().requires_grad_()
     output = function(x)
     (slope,) = torch.autograd.grad(output.sum(), x)

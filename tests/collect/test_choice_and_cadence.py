@@ -99,9 +99,8 @@ def test_the_optimizer_of_another_model() -> None:
 
 
 def test_a_model_without_layers() -> None:
-    (told, other) = complaints(nn.Sequential(nn.Flatten(), nn.Dropout()), sgd(nn.Linear(2, 2)))
+    (told,) = complaints(nn.Sequential(nn.Flatten(), nn.Dropout()), sgd(nn.Linear(2, 2)))
     assert "no layer to watch" in told
-    assert "never learn" in other
 
 
 def test_without_layers_the_loss_and_the_gradients_are_still_told(watching: Watch) -> None:
@@ -117,7 +116,9 @@ def test_without_layers_the_loss_and_the_gradients_are_still_told(watching: Watc
     assert np.isnan(watched.frame(sampled=False).scalars["grad_norm"])
 
 
-@pytest.mark.parametrize("every", [0, -1, 2.5, 1.0, True, False, "x", "Auto", "", None, np.float64(2), [1], (2,)])
+@pytest.mark.parametrize(
+    "every", [0, -1, 2.5, 1.0, True, False, "x", "Auto", "", None, np.float64(2), [1], (2,)]
+)
 def test_cadences_that_are_none(every: object) -> None:
     with pytest.raises(StepguardError, match='"auto" or a whole number from 1') as told:
         Cadence(every)
@@ -148,7 +149,12 @@ def test_every_signal_of_the_table_is_measured(watching: Watch) -> None:
     for _ in range(2):
         frame = watched.train(torch.randn(2, 1, 8, 8))
     found = {*frame.vectors, *frame.scalars}
-    assert {name for name in SIGNALS if name not in found} <= {"lr", "loss_scale", "step_time", "optim.rms_ratio"}
+    assert {name for name in SIGNALS if name not in found} <= {
+        "lr",
+        "loss_scale",
+        "step_time",
+        "optim.rms_ratio",
+    }
     assert found <= set(SIGNALS)
     for name, vector in frame.vectors.items():
         assert SIGNALS[name].per == "layer"

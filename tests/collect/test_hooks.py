@@ -168,7 +168,12 @@ class Treacherous(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.Tensor.detach or getattr(func, "__name__", "") in ("detach", "aminmax", "amin", "amax"):
+        if func is torch.Tensor.detach or getattr(func, "__name__", "") in (
+            "detach",
+            "aminmax",
+            "amin",
+            "amax",
+        ):
             raise ArithmeticError("no statistics here")
         return super().__torch_function__(func, types, args, kwargs or {})
 

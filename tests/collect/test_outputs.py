@@ -84,6 +84,7 @@ def test_units_of_a_convolution_lie_on_dimension_one(
     data=st.data(),
 )
 def test_any_shape_and_any_order_in_memory(
+    *,
     check: Callable[..., None],
     shape: list[int],
     dtype: torch.dtype,
@@ -130,9 +131,7 @@ def batch() -> Tensor:
     ],
 )
 @pytest.mark.parametrize("channels", [False, True], ids=["last", "channels"])
-def test_outputs_that_are_not_contiguous(
-    check: Callable[..., None], output: Tensor, channels: bool
-) -> None:
+def test_outputs_that_are_not_contiguous(check: Callable[..., None], output: Tensor, channels: bool) -> None:
     check(output, channels=channels)
 
 
@@ -275,7 +274,10 @@ def test_the_first_floating_input_counts_by_place_or_by_name(watching: Callable[
 
 @pytest.mark.parametrize("name", ["input", "loss", "model"])
 def test_a_layer_may_have_any_name(
-    watching: Callable[..., Any], emit: Callable[..., nn.Module], defined: Callable[..., dict[str, Any]], name: str
+    watching: Callable[..., Any],
+    emit: Callable[..., nn.Module],
+    defined: Callable[..., dict[str, Any]],
+    name: str,
 ) -> None:
     model = nn.Sequential()
     model.add_module(name, emit(random(5, 6)))

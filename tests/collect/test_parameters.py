@@ -394,7 +394,9 @@ def test_the_update_of_sgd_is_the_rate_times_the_gradient(watching: Watch, width
             assert watched.read(frame, "update.ratio", str(i)) == expected
 
 
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad])
+@pytest.mark.parametrize(
+    "kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad]
+)
 @pytest.mark.parametrize("width", [12, 130])
 def test_the_update_of_any_optimizer_is_how_far_the_weights_moved(
     watching: Watch, kind: type[torch.optim.Optimizer], width: int

@@ -161,6 +161,7 @@ def test_shares_and_histogram_are_near_those_of_the_whole(
     layout=st.sampled_from(["plain", "channels_last", "transposed", "sliced"]),
 )
 def test_a_single_outlier_is_never_missed(
+    *,
     watching: Callable[..., Any],
     emit: Callable[..., nn.Module],
     place: int,
@@ -196,7 +197,9 @@ def kill(layer: nn.Linear | nn.Conv2d, units: list[int]) -> None:
         layer.weight[units], layer.bias[units] = 0, 0
 
 
-@pytest.mark.parametrize("dead", [[], [0], [31], [3, 4, 5, 20], list(range(0, 32, 2)), list(range(32))], ids=len)
+@pytest.mark.parametrize(
+    "dead", [[], [0], [31], [3, 4, 5, 20], list(range(0, 32, 2)), list(range(32))], ids=len
+)
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_dead_channels_of_a_convolution(
     watching: Callable[..., Any], dead: list[int], memory: torch.memory_format
@@ -213,9 +216,7 @@ def test_dead_channels_of_a_convolution(
 
 @pytest.mark.parametrize("dead", [[], [0], [299], list(range(1, 300, 2)), list(range(100))], ids=len)
 @pytest.mark.parametrize("sequence", [False, True])
-def test_dead_units_of_a_linear_layer(
-    watching: Callable[..., Any], dead: list[int], sequence: bool
-) -> None:
+def test_dead_units_of_a_linear_layer(watching: Callable[..., Any], dead: list[int], sequence: bool) -> None:
     model = nn.Sequential(nn.Linear(8, 300), nn.GELU())
     kill(model[0], dead)
     watched = watching(model)

@@ -1,5 +1,6 @@
-"""Where the sampler looks: inside the tensor, at each place once where it is taken whole, never at more than was
-asked."""
+"""Where the sampler looks: inside the tensor, at all places once where it is taken whole, evenly
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -131,9 +132,7 @@ def test_spread_reaches_every_part_of_a_large_tensor(shape: list[int]) -> None:
 
 
 @settings(deadline=None, max_examples=200)
-@given(
-    st.lists(st.integers(2, 9), min_size=2, max_size=4), st.integers(1, 3), st.sampled_from([4, 16, 4096])
-)
+@given(st.lists(st.integers(2, 9), min_size=2, max_size=4), st.integers(1, 3), st.sampled_from([4, 16, 4096]))
 def test_spread_of_a_view_with_gaps(shape: list[int], step: int, most: int) -> None:
     tensor = surrounded(numbered(shape, list(range(len(shape)))))
     view = tensor[..., ::step]

@@ -1,8 +1,9 @@
 """act.variation: what the units make of another sample, over the layer's rms; near 0 in a collapsed network.
 
-By its definition it is the spread of each unit (at each position) over the samples of the batch. It is estimated
-from pairs of samples half a batch apart, of which half the mean square difference is, for independent samples, the mean
-variance of the units. So both agree only up to the noise of the estimate: with n pairs in all, about 1 / sqrt(n) of a value.
+By its definition it is the spread of each unit (at each position) over the samples of the batch. It is
+estimated from pairs of samples half a batch apart, of which half the mean square difference is, for
+independent samples, the mean variance of the units. So both agree only up to the noise of the estimate: with
+n pairs in all, about 1 / sqrt(n) of a value.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def test_it_is_the_spread_over_the_samples(
     "change",
     [
         pytest.param(lambda x: x.to(memory_format=torch.channels_last), id="channels_last"),
-        pytest.param(lambda x: x.transpose(0, 1).contiguous().transpose(0, 1), id="batch second in memory"),
-        pytest.param(lambda x: x.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2), id="batch last in memory"),
+        pytest.param(lambda x: x.transpose(0, 1).contiguous().transpose(0, 1), id="batch second"),
+        pytest.param(lambda x: x.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2), id="batch last"),
         pytest.param(lambda x: x[:, :, ::2], id="sliced"),
         pytest.param(lambda x: x[::2], id="every second sample"),
         pytest.param(lambda x: x.double(), id="double"),

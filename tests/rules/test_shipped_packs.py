@@ -1,4 +1,4 @@
-"""The shipped packs keep to their word: no lint, tests for each rule, and sources where thresholds come from one."""
+"""The shipped packs keep to their word: no lint, tests for each rule, sources for their thresholds."""
 
 from __future__ import annotations
 

@@ -182,13 +182,14 @@ class Collector:
         self._framer.fill_hist(places, outputs.hist[inside])
 
     def _add_parameters(self, frame: Frame, transfer: Transfer) -> None:
-        found: list[ParameterNumbers] = []
-        for bank in self._banks:
+        found: dict[int, ParameterNumbers] = {}
+        for place, bank in enumerate(self._banks):
 
-            def finish(*host: NDArray[np.floating], bank: ParameterBank = bank) -> None:
-                found.append(bank.numbers(*host))
+            def finish(*host: NDArray[np.floating], place: int = place, bank: ParameterBank = bank) -> None:
+                # Devices come in any order, and a layer may have parameters on several.
+                found[place] = bank.numbers(*host)
                 if len(found) == len(self._banks):
-                    self._put_parameters(frame, joined(found))
+                    self._put_parameters(frame, joined([found[i] for i in range(len(found))]))
 
             transfer.add(bank.parts(), finish)
 

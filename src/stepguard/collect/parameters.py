@@ -177,8 +177,10 @@ class ParameterBank:
             self._gradients = _Gathered(grads, self._dtype)
         parts = [self._now.buffer, self._before.buffer, self._now.measure(self._weights)]
         if self._gradients is not None:
+            # All elements first: the places of the sample are then in the cache.
+            large = self._gradients.measure(grads)
             self._gradients.gather(grads)
-            parts += [self._gradients.buffer, self._gradients.measure(grads)]
+            parts += [self._gradients.buffer, large]
         return parts
 
     def numbers(

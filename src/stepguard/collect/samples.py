@@ -58,6 +58,8 @@ class Samples:
         self._sample, self._units, self._extremes = (self._zeros(0, size) for size in (width, 0, 2))
         self._called: dict[int, None] = {}
         self._bad: dict[int, Tensor] = {}
+        self._squares: dict[int, Tensor] = {}
+        """Exact sums of squares of the outputs that are not taken whole."""
         self._reduction: Reduction | None = None
 
     def _zeros(self, *shape: int) -> Tensor:
@@ -125,6 +127,9 @@ class Samples:
             torch.index_select(flat, 0, row.places, out=row.sample)
         else:
             row.sample.copy_(flat.index_select(0, row.places))
+        self._squares.pop(place, None)
+        if how.numel > self.width:
+            self._squares[place] = self._sum_of_squares(flat)
         self._put_units(row.units, output, how, first)
         self._called[place] = None
 
@@ -136,6 +141,7 @@ class Samples:
         """Hand the extremes of this step's calls over to a row of another buffer."""
         if place in self._called:
             del self._called[place]
+            self._squares.pop(place, None)
             other._called[there] = None
             other._extremes[there] = self._extremes[place]
         if place in self._bad:
@@ -152,6 +158,11 @@ class Samples:
         if row.extremes is None or not all(map(math.isfinite, row.extremes.tolist())):
             bad = output.numel() - output.isfinite().sum()
             self._bad[place] = self._bad[place] + bad if place in self._bad else bad
+
+    def _sum_of_squares(self, flat: Tensor) -> Tensor:
+        if flat.dtype == self._dtype:
+            return torch.dot(flat, flat)
+        return torch.linalg.vector_norm(flat, dtype=self._dtype).square()
 
     def _put_units(self, target: Tensor, output: Tensor, how: Plan, first: bool) -> None:
         """Put or add the sum of abs(x) of each unit in."""
@@ -174,13 +185,14 @@ class Samples:
             return []
         count = len(self._rows)
         parts = [rows[:count].view(-1) for rows in (self._sample, self._units, self._extremes)]
-        return [*parts, torch.stack([*self._bad.values()])] if self._bad else parts
+        rest = [*self._bad.values(), *self._squares.values()]
+        return [*parts, torch.stack(rest)] if rest else parts
 
     def forget(self) -> None:
         """Forget what was put in since the last `signals`."""
-        self._called, self._bad = {}, {}
+        self._called, self._bad, self._squares = {}, {}, {}
 
-    def signals(self, sample: Floats, units: Floats, extremes: Floats, bad: Floats | None = None) -> Outputs:
+    def signals(self, sample: Floats, units: Floats, extremes: Floats, rest: Floats | None = None) -> Outputs:
         """Reduce the host copies of `parts`, and forget what was put in."""
         called, count = list(self._called), len(self._rows)
         if self._reduction is None:
@@ -189,10 +201,34 @@ class Samples:
         signals = np.zeros((len(ACTIVATION_SIGNALS), count))
         signals[:-2] = found
         signals[-2] = np.abs(extremes.reshape(count, 2)).max(1)
-        if bad is not None:
+        if rest is not None:
+            bad, squares = np.split(rest.astype(np.float64), [len(self._bad)])
             signals[-1, list(self._bad)] = bad
+            self._correct(signals, squares)
         self.forget()
         return Outputs(called, signals[:, called], hist[called])
+
+    def _correct(self, signals: NDArray[np.float64], squares: Floats) -> None:
+        """Bring std and rms of sampled outputs in line with their exact sums of squares.
+
+        A ratio estimate: of outputs that are mostly zero, or loud in few places, a sample alone knows too
+        little.
+        """
+        rows = list(self._squares)
+        numel = np.array(
+            [how.numel for row in rows if (how := self._rows[row].plan) is not None], dtype=np.float64
+        )
+        std, rms = (ACTIVATION_SIGNALS.index(name) for name in ("act.std", "act.rms"))
+        factor = _by_how_much(squares, numel, signals[rms, rows])
+        signals[std, rows] *= factor
+        signals[rms, rows] *= factor
+
+
+def _by_how_much(squares: Floats, numel: Floats, rms: Floats) -> Floats:
+    """The factor that brings the rms of a sample in line with the sum of squares of all elements."""
+    with np.errstate(all="ignore"):
+        factor = np.sqrt(squares / numel) / rms
+    return np.where(np.isfinite(factor) & (factor > 0), factor, 1.0)
 
 
 def _shape(row: _Row) -> RowShape:

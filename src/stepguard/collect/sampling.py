@@ -106,9 +106,9 @@ def _some_places(numel: int, batch: int, step: int, most: int) -> tuple[Places, 
 @lru_cache(maxsize=4096)
 def _by_chance(numel: int, count: int) -> Places:
     """A place by chance, but always the same, in each of `count` equal stretches of 0..numel."""
-    edges = np.linspace(0, numel, count + 1)
+    edges = np.arange(count + 1) * numel // count
     chance = np.random.default_rng(numel).random(count)
-    return (edges[:-1] + chance * np.diff(edges)).astype(np.int64)
+    return edges[:-1] + (chance * np.diff(edges)).astype(np.int64)
 
 
 def _dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
@@ -170,6 +170,6 @@ def _places_on(device: torch.device, numel: int, count: int) -> Tensor:
 def whole(tensor: Tensor) -> Tensor:
     """The tensor as real numbers, detached, of one dimension or more; of a complex one both parts."""
     tensor = tensor.detach()
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor if tensor.dim() else tensor.reshape(1)
+    if not tensor.dim():
+        tensor = tensor.reshape(1)
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor

@@ -5,7 +5,7 @@ A number of a rule goes by what it belongs to:
     share, act.dead         the threshold that `share(...)` or the signal is compared with
     threshold               the same, where a rule compares with one number only
     rise, n, by, of         a setting of a function; `spike.n` where several functions have it
-    for, keep, settle       the field of the rule
+    for, keep               the field of the rule
 
 Names that several numbers of a rule have are followed by `.1`, `.2`, in the order of the text.
 """
@@ -21,7 +21,7 @@ from itertools import product
 from typing import NamedTuple
 
 from stepguard.errors import StepguardError
-from stepguard.rules.expression import Condition, ExpressionError, compile_condition
+from stepguard.rules.expression import ExpressionError, compile_condition
 from stepguard.rules.functions import FUNCTIONS
 from stepguard.rules.rule import Rule, Ruleset
 from stepguard.rules.syntax import parse
@@ -33,9 +33,8 @@ MOST_VARIANTS = 100
 _FIELDS: Mapping[str, Callable[[Rule, int], Rule]] = {
     "for": lambda rule, value: replace(rule, hold=value),
     "keep": lambda rule, value: replace(rule, keep=value),
-    "settle": lambda rule, value: replace(rule, settle=value),
 }
-_LEAST = {"for": 1, "keep": 0, "settle": 1}
+_LEAST = {"for": 1, "keep": 0}
 
 
 class Knob(NamedTuple):
@@ -68,14 +67,13 @@ class Variant(NamedTuple):
     """The varied rules alone."""
 
 
-def knobs(condition: Condition) -> tuple[Knob, ...]:
-    """List the numbers of a condition in the order of its text.
+def knobs(condition: str) -> tuple[Knob, ...]:
+    """List the numbers of a condition in the order of its text, which must be a condition.
 
-    >>> condition = compile_condition("share(crash(act.std, 4)) >= 0.5")
-    >>> [knob.names[0] for knob in knobs(condition)]
+    >>> [knob.names[0] for knob in knobs("share(crash(act.std, 4)) >= 0.5")]
     ['crash.rise', 'crash.fall', 'crash.within', 'share']
     """
-    parsed = parse(condition.text)
+    parsed = parse(condition)
     found = sorted(_of(parsed.body, parsed.shift), key=lambda knob: knob.start)
     counts = Counter(knob.names[0] for knob in found)
     seen: Counter[str] = Counter()
@@ -156,7 +154,7 @@ def read_axis(text: str, rules: Ruleset) -> Axis:
     axis = Axis(name, address[len(name) + 1 :], tuple(dict.fromkeys(values)))
     rule = next(rule for rule in rules if rule.name == name)
     for value in axis.values:
-        _varied(rule, axis.setting, value)
+        _change(_Edited(rule, rule.condition.text), axis.setting, value)
     return axis
 
 
@@ -173,37 +171,49 @@ def variants(rules: Ruleset, axes: Sequence[Axis]) -> list[Variant]:
     return [_variant(rules, axes, values) for values in product(*(axis.values for axis in axes))]
 
 
+class _Edited(NamedTuple):
+    """A rule that is being varied, and the text of its condition to be."""
+
+    rule: Rule
+    text: str
+
+
 def _variant(rules: Ruleset, axes: Sequence[Axis], values: Sequence[str]) -> Variant:
-    made = {rule.name: rule for rule in rules if rule.name in {axis.rule for axis in axes}}
-    several = len(made) > 1
+    varied = {axis.rule for axis in axes}
+    edited = {rule.name: _Edited(rule, rule.condition.text) for rule in rules if rule.name in varied}
     label: list[str] = []
     for axis, value in zip(axes, values, strict=True):
-        made[axis.rule] = _varied(made[axis.rule], axis.setting, value)
-        label.append(f"{f'{axis.rule}.' if several else ''}{axis.setting}={value}")
-    return Variant(" ".join(label), Ruleset(tuple(made.values())))
+        edited[axis.rule] = _change(edited[axis.rule], axis.setting, value)
+        label.append(f"{f'{axis.rule}.' if len(varied) > 1 else ''}{axis.setting}={value}")
+    shown = " ".join(label)
+    return Variant(shown, Ruleset(tuple(_compiled(each, shown) for each in edited.values())))
 
 
-def _varied(rule: Rule, setting: str, value: str) -> Rule:
-    """The rule with another number; StepguardError if it has no such number, or it may not be this one."""
+def _compiled(edited: _Edited, label: str) -> Rule:
+    """The rule with its new condition. All changes come first: one may be allowed only with another."""
+    try:
+        return replace(edited.rule, condition=compile_condition(edited.text))
+    except ExpressionError as error:
+        raise StepguardError(f"--grid {edited.rule.name}, {label}: {error.faults[0].what}") from None
+
+
+def _change(edited: _Edited, setting: str, value: str) -> _Edited:
+    """Put another number in; StepguardError if there is no such number, or the value is none."""
+    rule, text = edited
     at = f"--grid {rule.name}.{setting}={value}"
     if setting in _FIELDS:
         if not value.isdecimal() or int(value) < _LEAST[setting]:
             expected = f"a whole number of {_LEAST[setting]} or more"
             raise StepguardError(say(at, expected=expected, got=quote(value)))
-        return _FIELDS[setting](rule, int(value))
-    knob = _knob(rule, setting, at)
+        return _Edited(_FIELDS[setting](rule, int(value)), text)
+    knob = _knob(text, setting, at)
     if not _reads_as_number(value):
         raise StepguardError(say(at, expected="a number", got=quote(value)))
-    text = rule.condition.text
-    try:
-        changed = compile_condition(f"{text[: knob.start]}{knob.before}{value}{text[knob.end :]}")
-    except ExpressionError as error:
-        raise StepguardError(f"{at}: {error.faults[0].what}") from None
-    return replace(rule, condition=changed)
+    return _Edited(rule, f"{text[: knob.start]}{knob.before}{value}{text[knob.end :]}")
 
 
-def _knob(rule: Rule, setting: str, at: str) -> Knob:
-    found = knobs(rule.condition)
+def _knob(text: str, setting: str, at: str) -> Knob:
+    found = knobs(text)
     named = [knob for knob in found if setting == knob.names[0]]
     named = named or [knob for knob in found if setting in knob.names]
     if len(named) == 1:
