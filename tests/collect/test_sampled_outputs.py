@@ -105,6 +105,14 @@ CASES = {
     "loud feature of 504": one_loud_channel(129, 504),
     "sequence": lambda make: by_channel(16, 48, 65)(make).transpose(1, 2),
     "sequence, time first": lambda make: by_channel(33, 40, 24)(make).transpose(0, 1),
+    "images around 10": lambda make: normal(*IMAGES)(make) + 10,
+    "features around -300": lambda make: normal(128, 512)(make) - 300,
+    "channels each around its own": lambda make: normal(*IMAGES)(make) + torch.arange(32)[:, None, None],
+    "half precision": lambda make: student(*IMAGES)(make).half(),
+    "brain floats, channels last": channels_last(lambda make: normal(*IMAGES)(make).bfloat16()),
+    "double precision": lambda make: normal(*IMAGES)(make).double(),
+    "complex": lambda make: torch.view_as_complex(normal(64, 200, 2)(make)),
+    "not dense": lambda make: normal(64, 400)(make)[:, ::2],
     "samples 64": by_sample(64, 32, 6, 6),
     "samples 33": by_sample(33, 257),
     "samples 9": by_sample(9, 16, 16, 16),
@@ -122,7 +130,8 @@ def test_the_moments_are_right_within_five_percent_at_95_percent(
         layer.output = CASES[case](torch.Generator().manual_seed(seed))
         assert layer.output.numel() > 4096
         frame = watched.see()
-        whole = layer.output.double()
+        parts = torch.view_as_real(layer.output) if layer.output.is_complex() else layer.output
+        whole = parts.double()
         std.append(watched.read(frame, "act.std") / whole.std(correction=0) - 1)
         rms.append(watched.read(frame, "act.rms") / whole.square().mean().sqrt() - 1)
         mean.append((watched.read(frame, "act.mean") - whole.mean()) / whole.std())
@@ -132,6 +141,36 @@ def test_the_moments_are_right_within_five_percent_at_95_percent(
         assert abs(np.mean(errors)) <= 0.015, "a bias"
     assert np.quantile(np.abs(mean), 0.95) <= 0.05
     assert abs(np.mean(mean)) <= 0.015
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-18, 1e18, 1e25, 1e33])
+def test_large_outputs_whose_squares_leave_single_precision(
+    watching: Callable[..., Any], emit: Callable[..., nn.Module], scale: float
+) -> None:
+    output = student(64, 300)(torch.Generator().manual_seed(0)) * scale
+    watched = watching(emit(output))
+    frame = watched.see()
+    whole = output.double()
+    assert watched.read(frame, "act.std") == pytest.approx(whole.std(correction=0).item(), rel=0.05)
+    assert watched.read(frame, "act.rms") == pytest.approx(whole.square().mean().sqrt().item(), rel=0.05)
+    assert watched.read(frame, "act.absmax") == pytest.approx(output.abs().max().item())
+    assert watched.read(frame, "act.nonfinite") == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_number_that_the_sample_does_not_hold_leaves_the_moments_alone_or_not_finite(
+    watching: Callable[..., Any], emit: Callable[..., nn.Module], bad: float
+) -> None:
+    output = torch.randn(64, 500, generator=torch.Generator().manual_seed(0))
+    layer = emit(output)
+    watched = watching(layer)
+    for place in range(0, output.numel(), 997):
+        layer.output = output.clone()
+        layer.output.view(-1)[place] = bad
+        frame = watched.see()
+        std = watched.read(frame, "act.std")
+        assert not np.isfinite(std) or std == pytest.approx(1, rel=0.1)
+        assert watched.read(frame, "act.nonfinite") == 1
 
 
 @pytest.mark.parametrize("case", ["normal images", "relu images", "sparse features", "channels 64, last"])

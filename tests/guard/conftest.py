@@ -24,7 +24,7 @@ def a_net() -> nn.Module:
 
 
 class Training:
-    """A small real training, the same whenever it is made: a net with batch norm and dropout, eight batches."""
+    """A small real training with batch norm and dropout, the same whenever it is made."""
 
     def __init__(
         self,

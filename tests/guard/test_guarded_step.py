@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepguard.errors import StepguardError, TrainingHalted
+from stepguard.errors import TrainingHalted
 
 NEVER = "- {name: never, when: loss < -1e30, action: halt}"
 SKIP = "- {name: nan, when: nonfinite(loss), action: skip}"
@@ -102,12 +102,11 @@ def test_a_training_in_which_nothing_fires_is_the_bare_one(training, watched, ru
     session = watched(guarded, rules=rules(NEVER), **ours.options())
     for _ in range(25):
         ours.take(guarded, session.guard)
-    rng = torch.get_rng_state()
+    state = guarded.state()
     torch.manual_seed(1)
     for _ in range(25):
         plain.take(bare, None)
-    torch.set_rng_state(rng)
-    assert guarded.state() == bare.state()
+    assert state == bare.state()
     assert len(session.seen) == 25
 
 
@@ -176,7 +175,7 @@ def test_an_overflow_is_the_scalers_own_business(training, watched, rules) -> No
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW fused"])
-def test_an_overflow_counts_as_a_step_and_the_next_frame_is_clean(
+def test_an_overflow_counts_as_a_step_and_leaves_no_trace_in_the_next(
     training, watched, rules, name: str
 ) -> None:
     guarded, how = training(OPTIMIZERS[name]), ScaledStep()
@@ -250,17 +249,6 @@ def test_while_something_is_pending_every_step_is_measured(training, watched, ru
     guarded.run(230, session.guard.step)
     measured = {o.frame.step for o in session.seen if "act.std" in o.frame.vectors and o.frame.step >= 200}
     assert measured == {200, 210, 215, 216, 217, 220}
-
-
-@pytest.mark.parametrize("every", [0, -3, 2.5, "often", None, True])
-def test_a_cadence_that_is_none_is_an_error_and_leaves_no_hook(training, every) -> None:
-    guarded = training()
-    before = guarded.hooks()
-    with pytest.raises(StepguardError, match=r"every: expected"):
-        import stepguard  # noqa: PLC0415
-
-        stepguard.watch(guarded.model, guarded.optimizer, every=every, run=None, console=None)
-    assert guarded.hooks() == before
 
 
 @pytest.mark.parametrize(
