@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30, help="epochs of each training (default: 30)")
     parser.add_argument("--svg", help="also save what the terminal shows as a picture")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # so small a network is no faster with two, and on a busy machine far slower
     if args.svg:
         console = Console(record=True, width=110, force_terminal=True, force_interactive=False)
     else:

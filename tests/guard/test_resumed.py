@@ -101,9 +101,9 @@ def test_a_state_may_be_loaded_into_a_guard_that_has_seen_steps(training, watche
 
 
 def test_the_state_of_a_guard_that_has_seen_nothing(training, watched, rules) -> None:
-    first = watched(training(), rules=rules(RULES))
+    first = watched(training(), rules=rules(RULES), total_steps=STEPS)
     guarded = training()
-    second = watched(guarded, rules=rules(RULES))
+    second = watched(guarded, rules=rules(RULES), total_steps=STEPS)
     second.guard.load_state_dict(pickle.loads(pickle.dumps(first.guard.state_dict())))
     guarded.run(2, second.guard.step)
     assert [observation.frame.step for observation in second.seen] == [0, 1]
@@ -132,15 +132,31 @@ def test_a_resumed_ladder_goes_on_at_its_rung(training, watched, rules) -> None:
     assert raised.value.step == 5
 
 
-def test_the_state_of_another_model_is_refused_and_the_guard_goes_on(training, watched, rules) -> None:
+@pytest.mark.parametrize("seen", [0, 2])
+def test_the_state_of_another_model_is_refused_and_the_guard_goes_on(
+    training, watched, rules, seen: int
+) -> None:
     file = rules("- {name: std, when: 'mean(act.std, 3) > 0'}\n- {name: hot, when: loss > 0, for: 4}")
     first = training()
     before = watched(first, rules=file)
     first.run(5, before.guard.step)
     other = training(net=lambda: torch.nn.Linear(8, 3))
     after = watched(other, rules=file, on_error="warn")
-    with pytest.warns(StepguardWarning, match=r"state .* of another model"):
+    other.run(seen, after.guard.step)
+    with pytest.warns(
+        StepguardWarning, match=r"another model \(layer 0: expected \['Linear', .*, got \['0',"
+    ):
         after.guard.load_state_dict(before.guard.state_dict())
         other.run(8, after.guard.step)
-    assert len(after.seen) == 8
-    assert "hot" in {alert.rule for alert in after.guard.alerts}
+    assert [observation.frame.step for observation in after.seen] == [*range(seen), *range(5, 13)]
+    assert {alert.rule for alert in after.guard.alerts} == {"std", "hot"}
+
+
+def test_a_state_that_was_loaded_and_not_used_yet_is_saved_again(training, watched, rules) -> None:
+    file = rules(RULES)
+    first = training()
+    before = watched(first, rules=file, total_steps=STEPS)
+    first.run(25, before.guard.step)
+    after = watched(training(), rules=file, total_steps=STEPS)
+    after.guard.load_state_dict(before.guard.state_dict())
+    assert pickle.dumps(after.guard.state_dict()) == pickle.dumps(before.guard.state_dict())

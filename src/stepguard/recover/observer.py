@@ -7,6 +7,7 @@ step. It also says to the collector which of the next forward passes to measure.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from torch import Tensor
@@ -87,8 +88,24 @@ class Observer:
             )
         recovery = Recovery(engine, self._attempt, dry_run=self._dry_run)
         if self._restored is not None:
-            recovery.load_state_dict(self._restored)
+            self._restore(recovery, self._restored)
         return recovery
+
+    def _restore(self, recovery: Recovery, state: Mapping[str, Any]) -> None:
+        """Take up windows, alerts and ladders, unless they are of other layers."""
+        pairs = enumerate(zip_longest(self._layers(), state["layers"]))
+        differing = next(((place, *pair) for place, pair in pairs if pair[0] != pair[1]), None)
+        if differing is None:
+            recovery.load_state_dict(state["recovery"])
+            return
+        place, here, there = differing
+        self._complain(
+            f"the state that was loaded is of another model (layer {place}: expected {here}, got {there});"
+            " windows, alerts and ladders begin anew"
+        )
+
+    def _layers(self) -> list[list[str]]:
+        return [list(layer) for layer in self._collector.layers]
 
     def end(self) -> None:
         """Leave to the attempt where the ladders stand."""
@@ -96,12 +113,14 @@ class Observer:
             self._attempt.standings = dict(self._recovery.standings)
 
     def state_dict(self) -> dict[str, Any]:
-        """Step, windows, alerts and ladders."""
-        recovery = self._restored if self._recovery is None else self._recovery.state_dict()
-        return {"step": self._step, "recovery": recovery}
+        """Step, layers, windows, alerts and ladders, in plain containers and numpy arrays."""
+        if self._recovery is None:
+            return dict(self._restored or {"step": self._step})
+        return {"step": self._step, "layers": self._layers(), "recovery": self._recovery.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, of a model with the same layers."""
-        self._step, self._restored = int(state["step"]), state["recovery"]
+        self._step = int(state["step"])
+        self._restored = state if "recovery" in state else None
         if self._recovery is not None and self._restored is not None:
-            self._recovery.load_state_dict(self._restored)
+            self._restore(self._recovery, self._restored)
