@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import subprocess
 import sys
 import typing
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -39,20 +42,61 @@ def test_the_names_are_listed_and_nothing_else_is_offered() -> None:
         stepguard.wacth  # noqa: B018  # pyright: ignore
 
 
-@pytest.mark.parametrize("name", stepguard.__all__)
+def functions() -> dict[str, typing.Callable[..., object]]:
+    """Every public function, method and property, by its name."""
+    found: dict[str, typing.Callable[..., object]] = {}
+    for name in stepguard.__all__:
+        thing = getattr(stepguard, name)
+        if not inspect.isclass(thing):
+            found[name] = thing
+            continue
+        for own, value in vars(thing).items():
+            value = value.fget if isinstance(value, property) else value  # noqa: PLW2901
+            if not own.startswith("_") and inspect.isfunction(value):
+                found[f"{name}.{own}"] = value
+    return found
+
+
+def test_functions_methods_and_properties_are_found() -> None:
+    assert {"watch", "supervise", "Guard.step", "Guard.alerts", "Attempt.next"} <= set(functions())
+
+
+@pytest.mark.parametrize("name", [*stepguard.__all__, *functions()])
 def test_each_name_is_documented(name: str) -> None:
-    thing = getattr(stepguard, name)
-    assert inspect.getdoc(thing)
-    if inspect.isclass(thing):
-        methods = [value for key, value in vars(thing).items() if not key.startswith("_") and callable(value)]
-        assert all(inspect.getdoc(method) for method in methods)
+    thing = functions().get(name) or getattr(stepguard, name)
+    doc = inspect.getdoc(thing) or ""
+    assert doc.split("\n\n")[0].endswith((".", ":")), "it begins with a sentence"
+    assert not doc.startswith(f"{name}("), "the doc that dataclasses make is none"
 
 
-@pytest.mark.parametrize("function", [stepguard.watch, stepguard.supervise], ids=lambda f: f.__name__)
-def test_each_argument_and_result_has_a_type(function: typing.Callable[..., object]) -> None:
-    signature = inspect.signature(function)
+@pytest.mark.parametrize("name", functions())
+def test_each_argument_and_result_has_a_type(name: str) -> None:
+    signature = inspect.signature(functions()[name])
     assert signature.return_annotation is not inspect.Signature.empty
-    assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values())
+    parameters = [parameter for own, parameter in signature.parameters.items() if own != "self"]
+    assert all(parameter.annotation is not inspect.Parameter.empty for parameter in parameters)
+
+
+def test_each_argument_of_watch_is_explained() -> None:
+    doc = inspect.getdoc(stepguard.watch) or ""
+    for name in inspect.signature(stepguard.watch).parameters:
+        assert f"\n    {name}: " in doc, name
+
+
+def test_what_type_checkers_see_is_what_is_there() -> None:
+    source = Path(stepguard.__file__).read_text(encoding="utf-8")
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    homes = {alias.name: node.module for node in nodes for alias in node.names}
+    for name in stepguard.__all__:
+        assert getattr(import_module(str(homes[name])), name) is getattr(stepguard, name)
+
+
+@pytest.mark.parametrize("path", sorted(Path(stepguard.__file__).parent.rglob("*.py")), ids=lambda p: p.name)
+def test_every_public_function_of_every_module_says_what_it_returns(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            assert node.returns is not None, f"{path.name}:{node.lineno}: {node.name}"
 
 
 def test_watch_takes_what_the_design_names() -> None:

@@ -20,7 +20,7 @@ from stepguard.collect.parameters import SUMS, ParameterBank, ParameterNumbers, 
 from stepguard.collect.samples import ACTIVATION_SIGNALS, Outputs, Samples
 from stepguard.collect.taps import INPUT, Taps
 from stepguard.collect.transfer import Transfer
-from stepguard.signals import Frame, Layer
+from stepguard.signals import Frame, Layer, Vector
 
 
 class Collector:
@@ -53,6 +53,8 @@ class Collector:
         self.layers: tuple[Layer, ...] = ()
         self._places: dict[str, int] = {}
         self._framer = Framer(0)
+        self._all_finite: tuple[list[bool], Vector] | None = None
+        """Which parameters had gradients at the last unmeasured step, and the `grad.nonfinite` they had."""
 
     @property
     def active(self) -> bool:
@@ -153,10 +155,20 @@ class Collector:
         if not all(finite):
             return False
         has_grad = [p.grad is not None for bank in self._banks for p in bank.parameters]
-        reached = self._members.with_any(np.array(has_grad, dtype=np.bool_))
-        if len(reached):
-            self._framer.fill(("grad.nonfinite",), reached, np.zeros((1, len(reached))))
+        if self._all_finite is None or self._all_finite[0] != has_grad:
+            self._all_finite = has_grad, self._no_nonfinite(has_grad)
+        vector = self._all_finite[1]
+        if vector.known.any():
+            frame.vectors["grad.nonfinite"] = vector
         return True
+
+    def _no_nonfinite(self, has_grad: Sequence[bool]) -> Vector:
+        """`grad.nonfinite` where all gradients are finite: the same step after step, so not to be written to."""
+        known = np.zeros(len(self.layers), np.bool_)
+        known[self._members.with_any(np.array(has_grad, dtype=np.bool_))] = True
+        values = np.where(known, np.float32(0), np.float32(np.nan))
+        known.flags.writeable = values.flags.writeable = False
+        return Vector(values, known)
 
     def _add_activations(self, frame: Frame, transfer: Transfer) -> None:
         for samples, name_of in self._taps.groups():

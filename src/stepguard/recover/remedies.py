@@ -101,13 +101,16 @@ def _gain(follower: nn.Module | None, last: bool) -> float:
 
 
 def lsuv(model: nn.Module, on_fault: OnFault) -> None:
-    """Give every linear and convolutional layer an output of mean 0 and std 1 on the first batch the model
-    sees.
+    """Give every linear and convolutional layer outputs of mean 0 and std 1 on the first batch it sees.
 
     Layer-sequential unit variance (Mishkin & Matas 2015, arXiv 1511.06422), in one extra forward pass just
     before the first in training mode: a layer's output is rescaled on its way, so the next layer already sees
     the new one. What goes wrong in that pass ends it, and is told to `on_fault`.
+
+    It begins from Kaiming, as the paper does from orthonormal weights: where the signal has died on the way,
+    the spread is that of the biases, and scaling it up brings no signal back.
     """
+    kaiming(model)
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not module.training:
