@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from rich.console import Console
 from torch import Tensor, nn
@@ -37,8 +37,6 @@ from stepguard.signals import METRIC
 
 _KEPT = 10_000
 """Alerts and decisions that a guard remembers; the run file has them all."""
-
-Told = TypeVar("Told")
 Subscriber = Callable[[Observation], object]
 
 
@@ -88,13 +86,7 @@ def watch(
         faults.say(complaint)
     attempt = current_attempt() or Attempt()
     reports = Reports(
-        ruleset,
-        attempt,
-        run=run,
-        console=console,
-        faults=faults,
-        total_steps=total_steps,
-        dry_run=dry_run,
+        ruleset, attempt, run=run, console=console, faults=faults, total_steps=total_steps, dry_run=dry_run
     )
     apply_attempt(model, optimizer, scheduler, attempt, faults)
     observer = Observer(
@@ -272,16 +264,7 @@ class Guard:
             self._found |= {diagnosis.rule: diagnosis for diagnosis in self._reports(observation)}
         except Exception as fault:  # telling may fail, acting must not
             self._faults(fault)
-        self._tell(self._subscribers, observation)
-
-    def _tell(self, listeners: list[Callable[[Told], object]], told: Told) -> None:
-        """Call all of them; one that fails is not called again."""
-        for listener in list(listeners):
-            try:
-                listener(told)
-            except Exception as fault:
-                listeners.remove(listener)
-                self._faults(fault)
+        self._faults.tell(self._subscribers, observation)
 
     def _carry_out(self, observation: Observation) -> bool:
         """Do what was decided; True if the step must not happen."""
@@ -289,7 +272,7 @@ class Guard:
         if decision is not None and not decision.dry_run:
             for rule in observation.notified:
                 if rule in self._found:
-                    self._tell(self._notified, self._found[rule])
+                    self._faults.tell(self._notified, self._found[rule])
             if decision.kind == "skip":
                 return True
             self._do(decision)

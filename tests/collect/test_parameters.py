@@ -185,6 +185,10 @@ def test_frozen_parameters_have_weights_and_no_gradients(watching: Watch) -> Non
         assert watched.read(frame, "update.ratio", "conv") is None
         watched.optimizer.step()
     assert watched.read(frame, "update.ratio", "norm") is not None
+    moved = 0.1 * np.linalg.norm(flat([model.head.weight.grad]))
+    expected = moved / np.linalg.norm(flat(model.head.parameters()))
+    frame = watched.train(images())
+    assert watched.read(frame, "update.ratio", "head") == pytest.approx(expected, rel=1e-3)
 
 
 def test_without_a_gradient_in_this_step_there_is_none(watching: Watch) -> None:

@@ -1,9 +1,9 @@
 """Nothing waits for the device: no scalar is read in a hook, and a sampled step makes one transfer.
 
 A dispatch mode counts what would wait. Tensors on the "meta" device have no numbers: whatever reads one
-raises, so a whole step on them shows that all is measured where the tensors lie. Only the transfer to the host
-is answered, with made-up numbers. (A FakeTensorMode for CUDA cannot record gradients, index or copy unless torch
-is built for CUDA.)
+raises, so a whole step on them shows that all is measured where the tensors lie. Only the transfer to the
+host is answered, with made-up numbers. (A FakeTensorMode for CUDA cannot record gradients, index or copy
+unless torch is built for CUDA.)
 """
 
 from __future__ import annotations

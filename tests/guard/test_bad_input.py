@@ -58,10 +58,42 @@ def test_an_optimizer_of_another_model() -> None:
     guard.close()
 
 
-def test_a_model_without_layers() -> None:
-    model = nn.Flatten()
-    with pytest.warns(stepguard.StepguardWarning, match="no layer to watch"):
-        watch(model, torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1)).close()
+def test_an_optimizer_that_shares_some_parameters_is_nobodys_fault() -> None:
+    model, other = network(), nn.Linear(2, 2)
+    watch(model, torch.optim.SGD([*model[0].parameters(), *other.parameters()], lr=0.1)).close()
+
+
+def test_a_model_without_layers_is_said_and_its_loss_is_judged_all_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text("version: 1\nrules: [{name: hot, when: loss > 1}, {name: std, when: any(act.std > 0)}]")
+
+    class Bare(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.square().sum()
+
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    with pytest.warns(stepguard.StepguardWarning) as said:
+        guard = watch(Bare(), optimizer, rules=file)
+    assert "no layer to watch" in str(said[0].message)
+    loss = Bare()(weight)
+    loss.backward()
+    guard.step(loss)
+    guard.close()
+    assert [alert.rule for alert in guard.alerts] == ["hot"]
+    torch.testing.assert_close(weight.detach(), torch.tensor([0.8, 0.8]))
+
+
+def test_a_model_that_is_lazy_is_watched_once_it_is_whole() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 1))
+    seen: list[tuple[str, ...]] = []
+    optimizer = sgd(model)
+    with watch(model, optimizer, every=1, on_error="raise") as guard:
+        guard.subscribe(lambda o: seen.append(tuple(layer.name for layer in o.layers)))
+        for _ in range(3):
+            guard.step(step(model, optimizer))
+    assert seen == [("0", "1", "2")] * 3
 
 
 @pytest.mark.parametrize("wrong", [torch.ones(3), torch.ones(1, dtype=torch.complex64), 2.5, None])
@@ -76,16 +108,19 @@ def test_a_loss_that_is_no_number(wrong: object) -> None:
     assert same(weights(model), bare(1))
 
 
-def test_a_run_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "runs").write_text("a file")
+@pytest.mark.parametrize("folder", ["{tmp}/file", "{tmp}/file/below", "/proc/stepguard", "/proc", "{tmp}/\0"])
+def test_a_run_folder_that_cannot_be_written(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").write_text("a file")
     model = network()
     optimizer = sgd(model)
-    with pytest.warns(stepguard.StepguardWarning, match="cannot be written"):
-        guard = watch(model, optimizer, run=tmp_path / "runs")
-    guard.step(step(model, optimizer))
+    with pytest.warns(stepguard.StepguardWarning, match=r"cannot be written .*run=None says so") as said:
+        guard = watch(model, optimizer, run=folder.format(tmp=tmp_path))
+        guard.step(step(model, optimizer))
+        guard.close()
+    assert len(said) == 1
     assert guard.run_path is None
-    guard.close()
     assert same(weights(model), bare(1))
+    assert (tmp_path / "file").read_text() == "a file"
 
 
 def test_a_step_after_close() -> None:
@@ -93,9 +128,12 @@ def test_a_step_after_close() -> None:
     optimizer = sgd(model)
     guard = watch(model, optimizer)
     guard.close()
-    with pytest.warns(stepguard.StepguardWarning, match=r"step\(\) after close\(\)"):
-        guard.step(step(model, optimizer))
-    assert same(weights(model), bare(1))
+    with pytest.warns(stepguard.StepguardWarning, match=r"step\(\) after close\(\)") as said:
+        for _ in range(3):
+            guard.step(step(model, optimizer))
+    assert len(said) == 1
+    assert guard.decisions == guard.alerts == []
+    assert same(weights(model), bare(3))
 
 
 @pytest.mark.parametrize("every", [0, -1, 2.5, True, "often"])
@@ -115,11 +153,21 @@ def test_layers_that_match_nothing() -> None:
 def test_a_rule_file_with_faults(tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text("version: 1\nrules:\n  - name: a\n    when: losss > 1\n  - name: b\n    when: loss > \n")
+    model = network()
     with pytest.raises(stepguard.RuleFileError) as error:
-        watch(network(), sgd(network()), rules=file)
+        watch(model, sgd(model), rules=file)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert len(error.value.problems) == 2
     assert "rules.yaml:4:" in str(error.value)
     assert "did you mean 'loss'" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["defualt", "none/such.yaml"])
+def test_a_rule_file_that_is_not_there(name: str) -> None:
+    model = network()
+    with pytest.raises(stepguard.RuleFileError, match="no such file") as error:
+        watch(model, sgd(model), rules=name)
+    assert ("did you mean 'default'" in str(error.value)) == (name == "defualt")
 
 
 def test_a_fault_inside_is_said_once_and_the_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,7 +163,7 @@ class Collector:
         return True
 
     def _no_nonfinite(self, has_grad: Sequence[bool]) -> Vector:
-        """`grad.nonfinite` where all gradients are finite: the same step after step, so not to be written to."""
+        """`grad.nonfinite` where all gradients are finite; many frames share it, so it is read-only."""
         known = np.zeros(len(self.layers), np.bool_)
         known[self._members.with_any(np.array(has_grad, dtype=np.bool_))] = True
         values = np.where(known, np.float32(0), np.float32(np.nan))

@@ -5,8 +5,12 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
+from typing import TypeVar
 
 from stepguard.errors import StepguardWarning
+
+Told = TypeVar("Told")
 
 
 class Faults:
@@ -29,6 +33,15 @@ class Faults:
             f"a fault inside stepguard, the training goes on: {type(fault).__name__}: {fault}{at}",
             key=f"{type(fault).__name__}{at}",
         )
+
+    def tell(self, listeners: list[Callable[[Told], object]], told: Told) -> None:
+        """Call all listeners; one that fails is reported, and not called again."""
+        for listener in list(listeners):
+            try:
+                listener(told)
+            except Exception as fault:
+                listeners.remove(listener)
+                self(fault)
 
     def say(self, text: str, *, key: str | None = None) -> None:
         """Warn of something, unless it was said before; `key` tells what counts as the same."""
