@@ -174,6 +174,34 @@ def test_the_largest_number_of_a_format_is_finite(
     assert found["act.nonfinite"] == 0
 
 
+@pytest.mark.parametrize("dtype", FORMATS[:4], ids=str)
+@pytest.mark.parametrize("calls", [1, 2])
+@pytest.mark.parametrize("channels", [False, True])
+def test_a_unit_that_seldom_speaks_is_dormant_by_its_mean(
+    *,
+    watching: Callable[..., Any],
+    emit: Callable[..., nn.Module],
+    dtype: torch.dtype,
+    calls: int,
+    channels: bool,
+) -> None:
+    """However loud it is then: its mean is 1/128, and 0.025 of the mean of all is 0.015."""
+    output = torch.ones(128, 5)
+    output[:, 2] = 0
+    output[7, 2] = -1
+    output[:, 3] = 0.03
+    output = output.to(dtype)
+    output = output.reshape(8, 4, 4, 5).permute(0, 3, 1, 2).contiguous() if channels else output
+    layer = emit(output * 0, channels=channels)
+    watched = watching(layer)
+    for _ in range(calls - 1):
+        layer()
+    layer.output = output
+    frame = watched.see()
+    assert watched.read(frame, "act.dormant") == pytest.approx(1 / 5)
+    assert watched.read(frame, "act.dead") == 0
+
+
 @pytest.mark.parametrize("value", [0.0, -0.0, 3.0])
 def test_a_constant_output(check: Callable[..., None], value: float) -> None:
     check(torch.full((4, 6), value))

@@ -161,8 +161,9 @@ def _running(key: str) -> bool:
     return "running" in key or "num_batches" in key or key == "/2"
 
 
-def test_an_overflow_is_the_scalers_own_business(training, watched, rules) -> None:
-    guarded, how = training(), ScaledStep()
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_overflow_is_the_scalers_own_business(training, watched, rules, name: str) -> None:
+    guarded, how = training(OPTIMIZERS[name]), ScaledStep()
     guarded.factors = {1: 1e36}  # finite, but not when it is scaled
     grads = "- {name: grad, when: any(grad.nonfinite > 0), action: halt}\n"
     session = watched(guarded, rules=rules(grads + SKIP), every=1, **how.options())
@@ -206,8 +207,7 @@ def test_a_loss_is_used_for_one_step_only(training, watched, rules) -> None:
     assert second is None
 
 
-@pytest.mark.parametrize("every", [1, 10, "auto"])
-@pytest.mark.parametrize("run", [False, True], ids=["", "run file"])
+@pytest.mark.parametrize(("every", "run"), [(1, False), (10, False), ("auto", True)])
 def test_measuring_changes_nothing_at_any_cadence(training, watched, tmp_path, every, run: bool) -> None:
     guarded, bare = training(), training()
     folder = tmp_path / "runs" if run else None

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from stepguard.errors import TrainingHalted
+from stepguard.errors import StepguardWarning, TrainingHalted
 from stepguard.recover.recovery import Observation
 from stepguard.report.diagnosis import Diagnosis
 
@@ -124,6 +124,18 @@ def test_nobody_is_notified_in_a_dry_run(training, watched, rules) -> None:
     guarded.run(3, session.guard.step)
     assert session.decided() == [(0, "hot", "notify")]
     assert told == []
+
+
+def test_a_rule_in_percent_says_once_that_it_sleeps(training, watched, rules) -> None:
+    guarded = training()
+    file = rules("- {name: late, when: loss > 0, active: 50%..}")
+    session = watched(guarded, rules=file, on_error="warn")
+    with pytest.warns(
+        StepguardWarning, match="'late' sleeps: it counts in percent, give .* total_steps"
+    ) as said:
+        guarded.run(4, session.guard.step)
+    assert len(said) == 1
+    assert session.guard.alerts == []
 
 
 def test_the_console_tells_alerts_and_ends_with_a_summary(training, watched, rules) -> None:

@@ -235,17 +235,19 @@ def test_a_cure_gives_back_nothing_that_attempts_before_have_spent(
     only = rule(*ladder, settle=settle)
     first = run([only], [history])[-1].standings
     carried = {name: standing.next_attempt() for name, standing in first.items()}
+    before = first.get("r", Standing())
+    spent = before.rung, before.used
     foot = carried.get("r", Standing())
     assert foot.acted is None
     assert foot.fired is None
     assert not foot.waiting
     for outcome in run([only], [history], standings=carried):
         standing = outcome.standings.get("r", foot)
-        assert (standing.rung, standing.used) >= foot.floor
+        assert (standing.rung, standing.used) >= spent
         if outcome.decision is not None:
-            assert (outcome.decision.rung, outcome.decision.use) > foot.floor
+            assert (outcome.decision.rung, outcome.decision.use) > spent
         if outcome.cured:
-            assert (standing.rung, standing.used) == foot.floor
+            assert (standing.rung, standing.used) == spent
 
 
 def test_attempts_share_the_budget_of_a_rung() -> None:

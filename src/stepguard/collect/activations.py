@@ -13,7 +13,6 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "Tanh": (-0.995, 0.995),
     "Sigmoid": (0.0025, 0.9975),
     "Softsign": (-0.9, 0.9),
-    "Hardtanh": (-1.0, 1.0),
     "Hardsigmoid": (0.0, 1.0),
     "ReLU6": (-float("inf"), 6.0),
 }
