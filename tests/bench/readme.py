@@ -20,7 +20,7 @@ README = Path(__file__).parents[2] / "README.md"
 def cost(results: Mapping[str, Any]) -> str:
     """The table of `cost.py`: a row a watcher, a column a workload, medians and middle halves."""
     watchers = dict.fromkeys(watcher for found in results.values() for watcher in found["ratios"])
-    heads = [f"{name} ({found['step_ms']:.0f} ms)" for name, found in results.items()]
+    heads = [f"{name} ({found['step_ms']:.0f} ms, {found['pairs']} pairs)" for name, found in results.items()]
     rows = [["watcher", *heads], ["---"] * (len(heads) + 1)]
     for watcher in watchers:
         rows.append([watcher, *(_ratio(found["ratios"].get(watcher)) for found in results.values())])
