@@ -1,0 +1,49 @@
+"""The lecture's rising crash, measured in a finished bare run: independent of the rule language, with hindsight."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from arena.record import Recording
+
+WITHIN = 60
+EARLY = 0.3
+CLIMB = 3
+"""Steps that a climb takes at least: what jumps at one step is an outlier."""
+
+
+def crash_steps(std: np.ndarray) -> np.ndarray:
+    """Steps, of shape (steps,), at which one layer's std has climbed threefold and fallen to a third."""
+    found = np.zeros(len(std), dtype=bool)
+    for now in range(CLIMB + 1, len(std)):
+        recent = std[max(0, now - WITHIN) : now + 1]
+        peak = int(np.nanargmax(recent)) if np.isfinite(recent).any() else 0
+        if peak < CLIMB:
+            continue
+        before = recent[: peak - CLIMB + 1]
+        trough = np.nanmin(np.where(before > 0, before, np.nan)) if (before > 0).any() else np.nan
+        found[now] = recent[peak] >= 3 * trough and recent[-1] <= recent[peak] / 3
+    return found
+
+
+def crashes(recording: Recording) -> int | None:
+    """The first step at which most layers have crashed, early in the run; None if there is none."""
+    early = recording.frames[: max(1, int(EARLY * len(recording.frames)))]
+    if not any("act.std" in frame.vectors for frame in early):
+        return None
+    std = np.stack(
+        [
+            frame.vectors["act.std"].values if "act.std" in frame.vectors else np.full(len(recording.layers), np.nan)
+            for frame in early
+        ]
+    ).astype(np.float64)
+    seen = np.isfinite(std).any(axis=0)
+    if not seen.any():
+        return None
+    at = np.stack([crash_steps(column) for column in std.T[seen]])
+    share = at.mean(axis=0)
+    most = np.flatnonzero(share > 0.5)
+    return int(most[0]) if len(most) else None

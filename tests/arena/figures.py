@@ -1,0 +1,135 @@
+"""Figures of a pack over many runs, with exact binomial intervals, for the families tuned on and for those held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from arena import catalog
+from arena.judge import Verdict
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import binomtest
+
+
+@dataclass(frozen=True)
+class Share:
+    """So many of so many, and between which shares the truth lies at 95 % (Clopper and Pearson 1934)."""
+
+    hits: int
+    of: int
+
+    def interval(self) -> tuple[float, float]:
+        """The exact interval; everything where there is nothing to go by."""
+        if not self.of:
+            return 0.0, 1.0
+        found = binomtest(self.hits, self.of).proportion_ci(method="exact")
+        return float(found.low), float(found.high)
+
+    def __str__(self) -> str:
+        if not self.of:
+            return "none"
+        low, high = self.interval()
+        return f"{self.hits}/{self.of} = {self.hits / self.of:.1%} ({low:.1%} to {high:.1%})"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a pack did, over some runs."""
+
+    stopped: Share
+    """Failing runs that were stopped."""
+    false_stops: Share
+    """Healthy runs, without crash, that were stopped."""
+    crashes: Share
+    """Runs with the lecture's crash that were stopped."""
+    budget: float
+    """Mean share of the budget that a failing run had used when it was stopped; 1 where it never was."""
+    false_warnings: float
+    """Alerts per 1,000 steps of healthy runs, of all severities."""
+
+
+def failing(verdict: Verdict) -> bool:
+    """By outcome."""
+    return verdict.outcome.label == "failing"
+
+
+def healthy(verdict: Verdict) -> bool:
+    """By outcome; a run that crashed in its youth and came back is neither."""
+    return verdict.outcome.label == "healthy" and verdict.outcome.crash is None
+
+
+def figures(verdicts: Sequence[Verdict]) -> Figures:
+    """Sum up the pack as a whole."""
+    bad, good = [v for v in verdicts if failing(v)], [v for v in verdicts if healthy(v)]
+    crashed = [v for v in verdicts if v.outcome.crash is not None]
+    used = [1.0 if v.stopped is None else v.stopped / v.outcome.steps for v in bad]
+    steps = sum(v.outcome.steps for v in good)
+    alerts = sum(sum(v.warnings.values()) for v in good)
+    return Figures(
+        Share(sum(v.stopped is not None for v in bad), len(bad)),
+        Share(sum(v.stopped is not None for v in good), len(good)),
+        Share(sum(v.stopped is not None for v in crashed), len(crashed)),
+        fmean(used) if used else 0.0,
+        1000 * alerts / steps if steps else 0.0,
+    )
+
+
+@dataclass(frozen=True)
+class RuleFigures:
+    """What one rule did alone."""
+
+    hits: Share
+    false_stops: Share
+    false_warnings: float
+    lead: float | None
+    """Median steps from its stop to the first loss that is not finite or twice its first, of failing runs that
+    have one."""
+    only: int
+    """Failing runs that no other rule stops."""
+
+
+def rule_figures(verdicts: Sequence[Verdict], rule: str) -> RuleFigures:
+    """Sum up one rule."""
+    bad, good = [v for v in verdicts if failing(v)], [v for v in verdicts if healthy(v)]
+    hit = [v for v in bad if rule in v.stops]
+    leads = [v.broken - v.stops[rule] for v in hit if v.broken is not None]
+    steps = sum(v.outcome.steps for v in good)
+    alerts = sum(v.warnings.get(rule, 0) for v in good)
+    return RuleFigures(
+        Share(len(hit), len(bad)),
+        Share(sum(rule in v.stops for v in good), len(good)),
+        1000 * alerts / steps if steps else 0.0,
+        median(leads) if leads else None,
+        sum(len(v.stops) == 1 for v in hit),
+    )
+
+
+def halves(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
+    """Tuning families, families held out, all."""
+    apart = [catalog.held_out(catalog.SCENARIOS[v.outcome.scenario]) for v in verdicts]
+    return {
+        "tuning": [v for v, out in zip(verdicts, apart, strict=True) if not out],
+        "held out": [v for v, out in zip(verdicts, apart, strict=True) if out],
+        "all": list(verdicts),
+    }
+
+
+def show(verdicts: Sequence[Verdict], rules: Sequence[str], title: str, console: Console) -> None:
+    """Print the pack's figures, and those of each rule."""
+    whole = Table("families", "failing stopped", "healthy stopped", "crashes stopped", "budget used", "false alerts/1,000", title=title)
+    for name, part in halves(verdicts).items():
+        f = figures(part)
+        whole.add_row(name, str(f.stopped), str(f.false_stops), str(f.crashes), f"{f.budget:.1%}", f"{f.false_warnings:.2f}")
+    console.print(whole)
+    table = Table("rule", "hits tuning", "hits held out", "false tuning", "false held out", "alerts/1,000", "lead", "only it")
+    parts = halves(verdicts)
+    for rule in rules:
+        t, h, a = (rule_figures(parts[name], rule) for name in ("tuning", "held out", "all"))
+        lead = "" if a.lead is None else f"{a.lead:.0f}"
+        table.add_row(
+            rule, f"{t.hits.hits}/{t.hits.of}", f"{h.hits.hits}/{h.hits.of}", f"{t.false_stops.hits}/{t.false_stops.of}",
+            f"{h.false_stops.hits}/{h.false_stops.of}", f"{a.false_warnings:.2f}", lead, str(a.only),
+        )
+    console.print(table)

@@ -1,0 +1,112 @@
+"""What a rule pack would have done to recorded runs: the pack as a whole, and each of its rules alone.
+
+Flow: the frames of a run go once through the engine; the decisions are taken for all rules together and for each
+rule for itself, as if the others were not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from arena.record import Outcome, Recording
+from stepguard.engine import Engine
+from stepguard.recover.decision import Alarm, Standing, decide
+from stepguard.rules.rule import Ruleset
+from stepguard.signals import Frame
+
+STOPS = ("restart", "halt")
+
+
+@dataclass
+class Verdict:
+    """What rules made of one run."""
+
+    outcome: Outcome
+    stopped: int | None = None
+    """The first step at which the pack would have ended the attempt."""
+    by: str | None = None
+    stops: dict[str, int] = field(default_factory=dict[str, int])
+    """Of each rule alone."""
+    warnings: dict[str, int] = field(default_factory=dict[str, int])
+    """How often each rule began to fire, up to the stop."""
+    broken: int | None = None
+    """The first step with a loss that is not finite, or twice its first one."""
+    acted: int | None = None
+    """The first step at which anything was done to the training: skipped, a lower learning rate, a stop."""
+
+
+class _Ladder:
+    """One rule, or all of them, on their ladders."""
+
+    def __init__(self, settle: Mapping[str, int]) -> None:
+        self.settle = settle
+        self.standings: Mapping[str, Standing] = {}
+
+    def decide(self, step: int, alarms: list[Alarm]) -> tuple[str, str] | None:
+        """The kind of the decision, and its rule."""
+        if not alarms and not self.standings:
+            return None
+        outcome = decide(step, alarms, self.standings, self.settle)
+        self.standings = outcome.standings
+        return None if outcome.decision is None else (outcome.decision.kind, outcome.decision.rule)
+
+
+def judge(
+    rules: Ruleset, outcome: Outcome, recording: Recording, total: bool = False, every: int = 1
+) -> Verdict:
+    """Replay one run under rules; `total` says whether the run's length was known."""
+    engine = Engine(rules, recording.layers, outcome.steps if total else None)
+    settle = {rule.name: rule.settle for rule in rules.rules}
+    whole, alone = _Ladder(settle), {rule.name: _Ladder(settle) for rule in rules.rules}
+    verdict = Verdict(outcome)
+    for frame in recording.frames:
+        changes = engine.evaluate(thinned(frame, every))
+        fresh = {change.rule for change in changes if change.state == "firing"}
+        if verdict.stopped is None:
+            for name in fresh:
+                verdict.warnings[name] = verdict.warnings.get(name, 0) + 1
+        firing, holding = engine.firing(), engine.holding()
+        alarms = [
+            Alarm(rule, rule.name in fresh, rule.name in holding) for rule in rules.rules if rule.name in firing
+        ]
+        _note(verdict, frame.step, whole.decide(frame.step, alarms))
+        for rule in rules.rules:
+            mine = [alarm for alarm in alarms if alarm.rule is rule]
+            taken = alone[rule.name].decide(frame.step, mine)
+            if taken and taken[0] in STOPS:
+                verdict.stops.setdefault(rule.name, frame.step)
+    failures = engine.take_failures()
+    if failures:
+        raise RuntimeError(f"{outcome.scenario}: {failures}")
+    verdict.broken = _broken(recording)
+    return verdict
+
+
+def thinned(frame: Frame, every: int) -> Frame:
+    """The frame as a guard with `every` would have made it: between, loss and non-finite gradients only."""
+    if frame.step % every == 0:
+        return frame
+    kept = {name: vector for name, vector in frame.vectors.items() if name == "grad.nonfinite"}
+    return Frame(frame.step, {k: v for k, v in frame.scalars.items() if k in ("loss", "lr")}, kept)
+
+
+def _note(verdict: Verdict, step: int, taken: tuple[str, str] | None) -> None:
+    if taken is None:
+        return
+    kind, rule = taken
+    if verdict.acted is None and kind not in ("warn", "notify", "snapshot"):
+        verdict.acted = step
+    if verdict.stopped is None and kind in STOPS:
+        verdict.stopped, verdict.by = step, rule
+
+
+def _broken(recording: Recording) -> int | None:
+    first = next((f.scalars["loss"] for f in recording.frames if "loss" in f.scalars), None)
+    for frame in recording.frames:
+        loss = frame.scalars.get("loss")
+        if loss is not None and first is not None and not abs(loss) < float("inf"):
+            return frame.step
+        if loss is not None and first is not None and loss > first + abs(first):
+            return frame.step
+    return None

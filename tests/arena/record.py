@@ -1,0 +1,163 @@
+"""Records bare runs: each scenario and seed once, in its own process, all signals at every step, and its outcome.
+
+Flow: a scenario is trained with a guard that only looks (`dry_run`), its frames go into one compressed file, its
+outcome into `outcomes.jsonl`. What is there already, of the same sources, is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from arena import catalog
+from arena.crashes import crashes
+from arena.training import Scenario
+from stepguard.recover.recovery import Observation
+from stepguard.signals import Frame, Layer, Vector
+
+FOLDER = Path(__file__).parents[2] / "runs" / "arena"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a bare run ended."""
+
+    scenario: str
+    family: str
+    intent: str
+    seed: int
+    steps: int
+    raw: float
+    """The score as it was measured."""
+    crash: int | None
+    """The step at which the lecture's rising crash was complete."""
+    seconds: float
+
+    @property
+    def score(self) -> float:
+        """Normalised: 0 is chance, 1 the reference, -1 not finite."""
+        return catalog.SCENARIOS[self.scenario].normalised(self.raw)
+
+    @property
+    def label(self) -> str:
+        """`failing`, `healthy`, or `between`, by the outcome alone."""
+        return "failing" if self.score < 0.5 else "healthy" if self.score > 0.8 else "between"
+
+
+@dataclass
+class Recording:
+    """The frames of one run, without histograms."""
+
+    layers: tuple[Layer, ...]
+    frames: list[Frame]
+
+    def save(self, path: Path) -> None:
+        """Write them stacked, one array a signal."""
+        arrays: dict[str, Any] = {"layers": np.array(json.dumps(self.layers))}
+        arrays["steps"] = np.array([frame.step for frame in self.frames])
+        for name in {name for frame in self.frames for name in frame.scalars}:
+            arrays[f"s:{name}"] = np.array([f.scalars.get(name, np.nan) for f in self.frames])
+            arrays[f"t:{name}"] = np.array([name in f.scalars for f in self.frames])
+        empty = np.zeros(len(self.layers))
+        nothing = Vector(empty.astype(np.float32), empty.astype(np.bool_))
+        for name in {name for frame in self.frames for name in frame.vectors}:
+            vectors = [frame.vectors.get(name, nothing) for frame in self.frames]
+            arrays[f"v:{name}"] = np.stack([vector.values for vector in vectors])
+            arrays[f"k:{name}"] = np.stack([vector.known for vector in vectors])
+        np.savez_compressed(path, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Recording:
+        """Read them back."""
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+        layers = tuple(Layer(*pair) for pair in json.loads(str(arrays.pop("layers"))))
+        frames = [Frame(int(step)) for step in arrays.pop("steps")]
+        for key, array in arrays.items():
+            kind, name = key.split(":", 1)
+            if kind == "s":
+                for frame, value, there in zip(frames, array, arrays[f"t:{name}"], strict=True):
+                    if there:
+                        frame.scalars[name] = float(value)
+            elif kind == "v":
+                for frame, values, known in zip(frames, array, arrays[f"k:{name}"], strict=True):
+                    if known.any():
+                        frame.vectors[name] = Vector(values, known)
+        return cls(layers, frames)
+
+
+def path_of(folder: Path, scenario: str, seed: int) -> Path:
+    """Where a run's frames lie."""
+    return folder / f"{scenario.replace('/', '--')}.{seed}.npz"
+
+
+def run_bare(scenario: Scenario, seed: int, every: int = 1) -> tuple[Recording, float]:
+    """Train it unguarded but seen; its frames and its score."""
+    training = scenario.make(seed)
+    recording = Recording((), [])
+
+    def keep(seen: Observation) -> None:
+        recording.layers = seen.layers
+        frame = seen.frame
+        recording.frames.append(Frame(frame.step, dict(frame.scalars), dict(frame.vectors)))
+
+    with training.watch(
+        rules="quiet", dry_run=True, every=every, run=None, console=None, subscribers=[keep], on_error="raise"
+    ) as guard:
+        training.run(guard)
+    return recording, training.score()
+
+
+def record(name: str, seed: int, folder: Path) -> Outcome:
+    """Record one run, in a worker process."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    scenario, began = catalog.SCENARIOS[name], time.perf_counter()
+    recording, score = run_bare(scenario, seed)
+    recording.save(path_of(folder, name, seed))
+    seconds = time.perf_counter() - began
+    steps = len(recording.frames)
+    return Outcome(name, scenario.family, scenario.intent, seed, steps, score, crashes(recording), seconds)
+
+
+def outcomes(folder: Path) -> dict[tuple[str, int], Outcome]:
+    """The outcomes on disk; of several of one run the last."""
+    path = folder / "outcomes.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = (Outcome(**json.loads(line)) for line in lines)
+    return {(o.scenario, o.seed): o for o in found if o.scenario in catalog.SCENARIOS}
+
+
+def record_all(names: Sequence[str], seeds: Iterable[int], folder: Path, jobs: int = 2, again: bool = False) -> None:
+    """Record what is missing, in parallel processes; a fault in one run is said and leaves the others alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    there = outcomes(folder)
+    todo = [(name, seed) for seed in seeds for name in names if again or (name, seed) not in there]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool, (folder / "outcomes.jsonl").open("a") as out:
+        futures = {pool.submit(record, name, seed, folder): (name, seed) for name, seed in todo}
+        for future in as_completed(futures):
+            try:
+                outcome = future.result()
+            except Exception as fault:
+                print(f"{futures[future]}: {type(fault).__name__}: {fault}", file=sys.stderr)
+                continue
+            out.write(json.dumps(asdict(outcome)) + "\n")
+            out.flush()
+            print(f"{outcome.scenario:42} {outcome.seed} {outcome.intent:8} {outcome.score:6.2f} {outcome.label:8}"
+                  f" {outcome.steps:5} steps {outcome.seconds:5.1f} s {'' if outcome.crash is None else f'crash {outcome.crash}'}", flush=True)
+
+
+def load(folder: Path) -> Iterator[tuple[Outcome, Recording]]:
+    """All runs on disk with their frames."""
+    for outcome in outcomes(folder).values():
+        yield outcome, Recording.load(path_of(folder, outcome.scenario, outcome.seed))
