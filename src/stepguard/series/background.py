@@ -10,6 +10,8 @@ Job = Callable[[], None]
 
 _PAUSE = 0.25
 """Seconds in which jobs gather into a batch."""
+_MANY = 128
+"""Jobs that are not left to gather."""
 
 
 class Background:
@@ -31,8 +33,10 @@ class Background:
         return self._queue.qsize()
 
     def put(self, job: Job) -> None:
-        """Have a job done soon; never waits."""
+        """Have a job done soon, at once where many wait; never waits."""
         self._queue.put(job)
+        if self._queue.qsize() > _MANY:
+            self._hurry.set()
 
     def flush(self, timeout: float) -> bool:
         """Wait until all jobs so far are done; False if that took too long."""

@@ -1,7 +1,9 @@
 """The tables of a run file, and how SQLite files are opened: told apart from others, with errors that help.
 
-`names` gives numbers to the names in frames; `frames` holds a blob each, `events` JSON. Rows are in the order
-in which they happened and are never changed, but for the outcome of an attempt.
+`names` gives numbers to the names in frames; `blocks` holds frames by columns, `hists` the histograms of the
+block of the same id, `events` JSON. The frames of an attempt are counted from 0: a block has those from
+`first` to `last`, `full` of them with vectors, after `lost` of them were thinned to their scalars. The newest
+frames lie in small blocks until there are enough for one whole block, which then takes their place.
 """
 
 from __future__ import annotations
@@ -15,25 +17,30 @@ from urllib.parse import quote
 
 from stepguard.errors import RunFileError
 
-FORMAT = 1
+FORMAT = 2
 """Version of tables and blobs, kept as SQLite's `user_version`."""
 _APPLICATION = 0x53474452
 """SQLite's `application_id` of a run file: "SGDR"."""
 _PATIENCE = 30
 """Seconds to wait for another process that holds the file."""
 _TABLES = f"""
+PRAGMA auto_vacuum = INCREMENTAL;
 BEGIN;
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE attempts (number INTEGER PRIMARY KEY, info TEXT NOT NULL, layers TEXT NOT NULL, outcome TEXT);
-CREATE TABLE frames (
-    id INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, step INTEGER NOT NULL, data BLOB NOT NULL
+CREATE TABLE blocks (
+    id INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+    first_step INTEGER NOT NULL, last_step INTEGER NOT NULL, full INTEGER NOT NULL, lost INTEGER NOT NULL,
+    thinned INTEGER NOT NULL, data BLOB NOT NULL
 );
+CREATE TABLE hists (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE events (
     id INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, step INTEGER NOT NULL, kind TEXT NOT NULL,
     data TEXT NOT NULL
 );
-CREATE INDEX frames_of_attempt ON frames (attempt);
+CREATE INDEX blocks_of_attempt ON blocks (attempt, last);
+CREATE INDEX blocks_to_thin ON blocks (thinned, id);
 CREATE INDEX events_of_attempt ON events (attempt);
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {FORMAT};
@@ -41,12 +48,21 @@ PRAGMA user_version = {FORMAT};
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
-    """Open a run file read-only. RunFileError if it is missing, is none, or is of a newer version."""
+    """Open a run file read-only. RunFileError if it is missing, is none, or is of another format."""
     if not path.is_file():
         raise _unfit(path, "a folder" if path.is_dir() else "no file", "name a file that a guarded run left")
+    _recover(path)
     with _open(path, "ro") as connection:
         _recognise(path, connection)
     return connection
+
+
+def _recover(path: Path) -> None:
+    """Undo what a kill has left half done in a journal: whoever only reads could not."""
+    if path.with_name(f"{path.name}-journal").exists():
+        with suppress(RunFileError), _open(path, "rw") as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            connection.close()
 
 
 def open_to_write(path: Path) -> sqlite3.Connection:
@@ -65,6 +81,7 @@ def settle(connection: sqlite3.Connection) -> None:
     """Close after writing: a single file is left, if nobody else has it open."""
     with suppress(sqlite3.Error):
         connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute("PRAGMA incremental_vacuum").fetchall()
         connection.execute("PRAGMA journal_mode = DELETE")
     connection.close()
 
@@ -103,8 +120,9 @@ def _recognise(path: Path, connection: sqlite3.Connection) -> None:
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
         raise _unfit(path, "an SQLite file of something else", "name a file that a guarded run left")
-    if found > FORMAT:
-        raise _unfit(path, f"format {found}, expected at most {FORMAT}", "upgrade: pip install -U stepguard")
+    if found != FORMAT:
+        way_out = "pip install -U stepguard" if found > FORMAT else "read it with the version that wrote it"
+        raise _unfit(path, f"format {found}, this version reads format {FORMAT}", way_out)
 
 
 def _explained(path: Path, error: sqlite3.Error) -> RunFileError:

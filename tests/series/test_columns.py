@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 import zlib
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from stepguard.series import blob
+from stepguard.series import columns
 from stepguard.signals import HIST_BINS, SIGNALS, Frame, Vector
 
 NAMES = dict(enumerate([*SIGNALS, "metric.val_accuracy", "metric.ü b"]))
@@ -20,9 +21,10 @@ COUNT = st.sampled_from([0, 1, 255, 256, 70_000, 2**24, 2**31 - 1, -1, -(2**31)]
 def assert_same(got: Frame, expected: Frame) -> None:
     """Bit for bit, the payload of a NaN and the sign of a zero included."""
     assert got.step == expected.step
-    assert list(got.scalars) == list(expected.scalars)
-    np.testing.assert_array_equal(bits(list(got.scalars.values())), bits(list(expected.scalars.values())))
-    assert list(got.vectors) == list(expected.vectors)
+    assert set(got.scalars) == set(expected.scalars)
+    for name, value in got.scalars.items():
+        np.testing.assert_array_equal(bits(value), bits(expected.scalars[name]))
+    assert set(got.vectors) == set(expected.vectors)
     for name, vector in got.vectors.items():
         assert vector.values.dtype == np.float32 and vector.known.dtype == np.bool_
         np.testing.assert_array_equal(bits(vector.values), bits(expected.vectors[name].values))
@@ -38,13 +40,13 @@ def bits(values: object) -> np.ndarray:
     return flat.view(np.uint32)
 
 
-def again(frame: Frame) -> Frame:
-    return blob.decode(frame.step, blob.encode(frame, NUMBERS.__getitem__), NAMES)
+def again(*frames: Frame) -> list[Frame]:
+    data, hist = columns.encode(frames, NUMBERS.__getitem__)
+    return list(columns.decode(data, NAMES, hist=hist).frames())
 
 
 @st.composite
-def frames(draw: st.DrawFn) -> Frame:
-    layers = draw(st.sampled_from([0, 1, 3, 9]))
+def frames(draw: st.DrawFn, layers: int) -> Frame:
     names = st.sets(st.sampled_from(sorted(NUMBERS)), max_size=6)
     scalars = draw(st.dictionaries(st.sampled_from(sorted(NUMBERS)), st.floats(), max_size=5))
     vectors = {
@@ -59,17 +61,32 @@ def frames(draw: st.DrawFn) -> Frame:
 
 
 @settings(max_examples=200)
-@given(frames())
-def test_reads_back_bit_for_bit(frame: Frame):
-    assert_same(again(frame), frame)
+@given(st.sampled_from([0, 1, 3, 9]).flatmap(lambda layers: st.lists(frames(layers), min_size=1, max_size=5)))
+def test_reads_back_bit_for_bit(given: list[Frame]):
+    for got, expected in zip(again(*given), given, strict=True):
+        assert_same(got, expected)
 
 
-def test_numbers_may_be_views_and_are_writable_again():
+def test_some_signals_of_frames_that_lack_some():
+    whole, bare = looks_real(3), Frame(9, {"loss": 1.5})
+    data, hist = columns.encode([bare, whole, bare], NUMBERS.__getitem__)
+    block = columns.decode(data, NAMES, {"loss", "act.std", "lr"})
+    assert set(block.scalars) == {"loss", "lr"} and set(block.vectors) == {"act.std"} and block.hist is None
+    assert block.steps.tolist() == [9, 7, 9]
+    std = block.vectors["act.std"]
+    assert std.present.tolist() == [False, True, False]
+    assert std.known[1].all() and not std.known[[0, 2]].any() and np.isnan(std.values[[0, 2]]).all()
+    np.testing.assert_array_equal(std.values[1], whole.vectors["act.std"].values)
+    np.testing.assert_array_equal(block.scalars["lr"].values, [np.nan, 0.1, np.nan])
+    assert [frame.step for frame in block.rest(1).frames()] == [7, 9]
+    assert columns.decode(data, NAMES, (), hist).hist_present.tolist() == [False, True, False]
+
+
+def test_numbers_may_be_views():
     block = np.arange(12, dtype=np.float32).reshape(4, 3)
     frame = Frame(1, {}, {"act.std": Vector(block[:, 1], block[:, 0] > 3)}, np.ones((51, 4), np.int32).T)
-    got = again(frame)
+    (got,) = again(frame)
     assert_same(got, frame)
-    got.vectors["act.std"].values[:] = 0
 
 
 def looks_real(layers: int, seed: int = 0) -> Frame:
@@ -101,11 +118,12 @@ def looks_real(layers: int, seed: int = 0) -> Frame:
     return Frame(7, {"loss": 2.3, "lr": 0.1, "grad_norm": 1.7}, vectors, hist.astype(np.int32))
 
 
-@pytest.mark.parametrize("layers", [10, 100, 1000])
-def test_at_most_120_bytes_a_layer(layers: int):
-    frame = looks_real(layers)
-    assert set(frame.vectors) == {signal.name for signal in SIGNALS.values() if signal.per == "layer"}
-    assert len(blob.encode(frame, NUMBERS.__getitem__)) <= 120 * layers
+@pytest.mark.parametrize(("layers", "frames"), [(10, 128), (100, 32), (1000, 8)])
+def test_at_most_100_bytes_a_layer(layers: int, frames: int):
+    given = [looks_real(layers, seed) for seed in range(frames)]
+    assert set(given[0].vectors) == {signal.name for signal in SIGNALS.values() if signal.per == "layer"}
+    data, hist = columns.encode(given, NUMBERS.__getitem__)
+    assert hist is not None and len(data) + len(hist) <= 100 * layers * frames
 
 
 def test_layers_that_do_not_match_are_refused():
@@ -117,14 +135,15 @@ def test_layers_that_do_not_match_are_refused():
     ):
         frame.vectors.setdefault("act.std", bad)
         with pytest.raises(ValueError, match=r"frame of step 4: expected [23] layers"):
-            blob.encode(frame, NUMBERS.__getitem__)
+            columns.encode([frame], NUMBERS.__getitem__)
 
 
 @given(st.data())
 def test_damage_is_an_error_and_no_other_frame(data: st.DataObject):
-    body = zlib.decompress(blob.encode(looks_real(3), NUMBERS.__getitem__))
-    short = data.draw(st.integers(0, len(body) - 1))
-    with pytest.raises((ValueError, KeyError, TypeError, blob.struct.error)):
-        blob.decode(7, zlib.compress(body[:short]), NAMES)
-    with pytest.raises(zlib.error):
-        blob.decode(7, body, NAMES)
+    whole, hist = columns.encode([looks_real(3)], NUMBERS.__getitem__)
+    assert hist is not None
+    damaged = (ValueError, LookupError, TypeError, struct.error, zlib.error)
+    with pytest.raises(damaged):
+        columns.decode(whole[: data.draw(st.integers(0, len(whole) - 1))], NAMES)
+    with pytest.raises(damaged):
+        columns.decode(whole, NAMES, hist=hist[: data.draw(st.integers(0, len(hist) - 1))])
