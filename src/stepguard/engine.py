@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,22 @@ class _Watched:
 
     rule: Rule
     states: AlertStates
+    start: float
+    end: float
+    """The steps at which it is awake, both included."""
     idle: bool = True
     """None of its alerts is pending or firing."""
     holds: bool = False
     """Its condition was evaluated at this step and holds at a layer that fires."""
     failed: str | None = None
+
+    def awake(self, step: int) -> bool:
+        """Whether the rule is evaluated at a step."""
+        return self.start <= step <= self.end
+
+    def may_begin(self, step: int) -> bool:
+        """Whether the rule is awake with all its alerts inactive."""
+        return self.idle and self.failed is None and self.start <= step <= self.end
 
     def set(self, states: AlertStates) -> None:
         """Take over the alerts' states."""
@@ -54,11 +66,17 @@ class Engine:
         masks = [self._mask(rule) for rule in rules.rules]
         watches = [Watch(rule.condition, mask) for rule, mask in zip(rules.rules, masks, strict=True)]
         self._evaluator = Evaluator(watches, len(self.layers))
-        self._watched = [_Watched(rule, self._no_alerts(rule)) for rule in rules.rules]
+        self._watched = [_Watched(rule, self._no_alerts(rule), *self._span(rule)) for rule in rules.rules]
+        self._busy: set[int] = set()
+        """The rules of which an alert is pending or firing, by their places."""
         self._fresh_failures: list[tuple[str, str]] = []
 
     def _mask(self, rule: Rule) -> NDArray[np.bool_]:
         return np.array([rule.layers.matches(layer) for layer in self.layers], dtype=np.bool_)
+
+    def _span(self, rule: Rule) -> tuple[float, float]:
+        start, end = rule.active.start.step(self.total_steps), rule.active.end.step(self.total_steps)
+        return (inf, -inf) if start is None or end is None else (start, end)
 
     def _no_alerts(self, rule: Rule) -> AlertStates:
         return AlertStates.inactive((len(self.layers),) if rule.condition.vector else ())
@@ -66,36 +84,53 @@ class Engine:
     def evaluate(self, frame: Frame) -> list[Change]:
         """Evaluate every rule at this frame; return the alerts that changed, rule by rule, in depth order.
 
-        Steps must come in ascending order. A rule that fails is marked, once in `take_failures`, and left out
-        from then on.
+        Steps must come in ascending order, and frames must not be changed afterwards. A rule that fails is
+        marked, once in `take_failures`, and left out from then on. Nearly always no rule may hold, which the
+        screens in front of the evaluation tell for next to nothing.
         """
         progress = frame.step / self.total_steps if self.total_steps else None
-        self._evaluator.feed(frame, progress)
+        plan = self._evaluator.feed(frame, progress)
+        places = self._evaluator.may_hold(
+            place for place in plan.may_hold if self._watched[place].may_begin(frame.step)
+        )
+        if self._busy:
+            places = sorted(self._busy.union(places))
         changes: list[Change] = []
-        for index, watched in enumerate(self._watched):
-            if watched.failed is None:
-                try:
-                    changes += self._advance(index, watched, frame.step)
-                except Exception as fault:
-                    watched.failed = f"{type(fault).__name__}: {fault}"
-                    watched.set(self._no_alerts(watched.rule))
-                    self._fresh_failures.append((watched.rule.name, watched.failed))
+        for index in places:
+            watched = self._watched[index]
+            try:
+                changes += self._advance(index, watched, frame.step, known=index in plan.may_be_known)
+            except Exception as fault:
+                self._leave_out(index, f"{type(fault).__name__}: {fault}")
         return changes
 
-    def _advance(self, index: int, watched: _Watched, step: int) -> list[Change]:
-        rule, before = watched.rule, watched.states
-        truth = self._evaluator.truth(index) if rule.active.covers(step, self.total_steps) else None
+    def _leave_out(self, index: int, reason: str) -> None:
+        watched = self._watched[index]
+        watched.failed = reason
+        self._set(index, self._no_alerts(watched.rule))
+        self._fresh_failures.append((watched.rule.name, reason))
+
+    def _set(self, index: int, states: AlertStates) -> None:
+        watched = self._watched[index]
+        watched.set(states)
+        (self._busy.discard if watched.idle else self._busy.add)(index)
+
+    def _advance(self, index: int, watched: _Watched, step: int, *, known: bool) -> list[Change]:
+        rule, before, awake = watched.rule, watched.states, watched.awake(step)
         watched.holds = False
+        if awake and not known:
+            return []
+        truth = self._evaluator.truth(index) if awake else None
         if watched.idle and (truth is None or not truth.holds.any()):
             return []
         if truth is None:
             shape = before.code.shape
-            holds, known = np.zeros(shape, np.bool_), np.ones(shape, np.bool_)
+            holds, seen = np.zeros(shape, np.bool_), np.ones(shape, np.bool_)
         else:
-            holds, known = truth.holds, truth.known
-        after = advance(before, step, holds, known, rule.hold, rule.keep)
-        watched.set(after)
-        watched.holds = bool((holds & known & (after.code == FIRING)).any())
+            holds, seen = truth.holds, truth.known
+        after = advance(before, step, holds, seen, rule.hold, rule.keep)
+        self._set(index, after)
+        watched.holds = bool((holds & seen & (after.code == FIRING)).any())
         changed = np.flatnonzero(after.code != before.code)
         return [self._change(index, truth, step, int(place)) for place in changed]
 
@@ -139,20 +174,35 @@ class Engine:
             values["layer"] = first
         return render(rule.message, values)
 
+    def rewind(self, step: int, now: int) -> list[Change]:
+        """Go on from step `now` as from `step`: forget what came after it; return the alerts that this ends.
+
+        Windows move with it, so that they look at the steps that led to the state that the training is in.
+        """
+        changes: list[Change] = []
+        for index in sorted(self._busy):
+            rule, code = self._watched[index].rule, self._watched[index].states.code
+            for place in np.flatnonzero(code != INACTIVE):
+                name = self.layers[place].name if rule.condition.vector else None
+                changes.append(Change(now, rule.name, name, "inactive", rule.severity))
+            self._set(index, self._no_alerts(rule))
+        self._evaluator.rewind(step, now)
+        return changes
+
     def firing(self) -> frozenset[str]:
         """The rules whose alert is firing at some layer."""
-        return frozenset(
-            watched.rule.name for watched in self._watched if bool((watched.states.code == FIRING).any())
-        )
+        busy = (self._watched[index] for index in self._busy)
+        return frozenset(each.rule.name for each in busy if bool((each.states.code == FIRING).any()))
 
     def holding(self) -> frozenset[str]:
         """Those of them whose condition was evaluated at the last frame, and holds."""
-        return frozenset(watched.rule.name for watched in self._watched if watched.holds)
+        busy = (self._watched[index] for index in self._busy)
+        return frozenset(each.rule.name for each in busy if each.holds)
 
     @property
     def quiet(self) -> bool:
         """Whether no alert is pending or firing."""
-        return all(watched.idle for watched in self._watched)
+        return not self._busy
 
     def take_failures(self) -> list[tuple[str, str]]:
         """The rules that failed since the last call, with the reason."""
@@ -171,6 +221,6 @@ class Engine:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over windows and alerts; rules that the state does not know keep theirs."""
         self._evaluator.load_state_dict(state["windows"])
-        for watched in self._watched:
+        for index, watched in enumerate(self._watched):
             if watched.rule.name in state["alerts"]:
-                watched.set(AlertStates(*state["alerts"][watched.rule.name]))
+                self._set(index, AlertStates(*state["alerts"][watched.rule.name]))

@@ -155,7 +155,7 @@ LENGTH = st.sampled_from([1, 2, 5, 12, 30, 60])
 
 
 @pytest.mark.parametrize("name", PLAIN)
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(recordings(), LENGTH)
 def test_streamed_as_defined(name: str, recording: tuple[np.ndarray, np.ndarray], n: int):
     steps, rows = recording
@@ -172,7 +172,7 @@ def test_streamed_as_defined(name: str, recording: tuple[np.ndarray, np.ndarray]
             )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(recordings(), LENGTH, st.integers(0, 60))
 def test_after_rewind_and_restart_as_if_never_gone_on(
     recording: tuple[np.ndarray, np.ndarray], n: int, back: int
@@ -193,7 +193,7 @@ def test_after_rewind_and_restart_as_if_never_gone_on(
         np.testing.assert_array_equal(streamed(name, resumed, now, n), streamed(name, history, now, n))
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(recordings(), LENGTH)
 def test_layers_do_not_touch_each_other(recording: tuple[np.ndarray, np.ndarray], n: int):
     """A run signal gives what the same readings give as one layer of many."""

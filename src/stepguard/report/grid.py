@@ -48,7 +48,8 @@ def fire(recording: RunFile, record: AttemptRecord, variants: Sequence[Variant])
         raise RunFileError(f"{recording.path}: attempt {record.number} does not say 'total_steps'")
     engines = [Engine(variant.rules, record.layers, record.info["total_steps"]) for variant in variants]
     steps: list[list[int]] = [[] for _ in engines]
-    for frame in recording.frames(record.number):
+    signals = frozenset[str]().union(*(variant.rules.signals for variant in variants))
+    for frame in recording.frames(record.number, signals, hist=False):
         for engine, fired in zip(engines, steps, strict=True):
             fired += [change.step for change in engine.evaluate(frame) if change.state == "firing"]
     firings = tuple(Firings(fired[0] if fired else None, len(fired)) for fired in steps)

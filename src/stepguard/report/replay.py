@@ -6,7 +6,7 @@ frames.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,17 +48,34 @@ def replay(recording: RunFile, record: AttemptRecord, rules: Ruleset | None = No
     try:
         chosen = rules or recorded_rules(recording, record)
         engine = Engine(chosen, record.layers, info["total_steps"])
-        recovery = Recovery(engine, _attempt(record.number, info), dry_run=bool(info["dry_run"]))
+        recovery = Recovery(
+            engine,
+            _attempt(record.number, info),
+            dry_run=bool(info["dry_run"]),
+            back=_snapshots(recording, record.number),
+        )
     except KeyError as error:
         raise RunFileError(f"{recording.path}: attempt {record.number} does not say {error}") from error
     steps, changes, decisions = 0, list[Change](), list[Decision]()
-    for frame in recording.frames(record.number):
+    for frame in recording.frames(record.number, recovery.signals, hist=False):
         observation = recovery.observe(frame)
         steps += 1
         changes += observation.changes
         if observation.decision is not None:
             decisions.append(observation.decision)
     return Replay(record.number, steps, tuple(changes), tuple(decisions))
+
+
+def _snapshots(recording: RunFile, attempt: int) -> Callable[[int], int | None]:
+    """Which snapshot there was to go back to at a step: the newest certified by then, and not lost."""
+    certified = [(event.step, int(event.data["step"])) for event in recording.events(attempt, "certified")]
+    lost = [(event.step, int(event.data["step"])) for event in recording.events(attempt, "lost")]
+
+    def newest(step: int) -> int | None:
+        gone = {snapshot for at, snapshot in lost if at <= step}
+        return max((found for at, found in certified if at <= step and found not in gone), default=None)
+
+    return newest
 
 
 def recorded_rules(recording: RunFile, record: AttemptRecord) -> Ruleset:

@@ -3,87 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import operator
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 
 from stepguard.rules import values
-from stepguard.rules.functions import FUNCTIONS, Detector, Elementwise, OverLayers, OverSteps, Pick
+from stepguard.rules.bounds import LAYER_BOUNDS, RUN_BOUNDS
+from stepguard.rules.cells import Cell, Kept, Series, Youth
+from stepguard.rules.functions import (
+    FUNCTIONS,
+    Detector,
+    Elementwise,
+    FirstSteps,
+    OverLayers,
+    OverSteps,
+    Pick,
+)
+from stepguard.rules.operators import of_layers, of_run, window_of_layers, window_of_run
 from stepguard.rules.tree import Call, Constant, Node, Operation, Read
-from stepguard.rules.values import Mask, Value
+from stepguard.rules.values import Mask, Scalar, Value
 from stepguard.series.detectors import Detection
 from stepguard.series.history import History
+from stepguard.series.windows import OF_RUN, STALE, STEADY, median_of_run
 from stepguard.signals import Frame
-
-_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
-    "+": np.add,
-    "-": np.subtract,
-    "*": np.multiply,
-    "/": np.true_divide,
-    "**": np.power,
-}
-_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
-_LOGIC = {"and": values.both, "or": values.either}
-_UNARY = {"-": values.negative, "not": values.negation}
-
-T = TypeVar("T")
-
-
-class Cell(Generic[T]):
-    """One result of a step: computed when it is first asked for, then the same, also if it failed."""
-
-    __slots__ = ("_compute", "_failure", "_result")
-
-    def __init__(self, compute: Callable[[], T]) -> None:
-        self._compute = compute
-        self._result: T | None = None
-        self._failure: Exception | None = None
-
-    def get(self) -> T:
-        """Give the result, or raise what computing it raised."""
-        if self._failure is not None:
-            raise self._failure
-        if self._result is None:
-            try:
-                self._result = self._compute()
-            except Exception as error:
-                self.fail(error)
-                raise
-        return self._result
-
-    def fail(self, error: Exception) -> None:
-        """Make everything that needs this cell fail at this step."""
-        self._failure = error
-
-    def clear(self) -> None:
-        """Begin a step."""
-        self._result = self._failure = None
-
-
-class _Series:
-    """What windows look at: the argument of a function over steps, pushed into the history once a step."""
-
-    def __init__(self, key: str, argument: Cell[Value]) -> None:
-        self.key = key
-        self.argument = argument
-
-    def push(self, history: History, step: int) -> None:
-        try:
-            value = self.argument.get()
-            if value.known.any():
-                history.push(self.key, step, values.readings(value))
-        except Exception as error:  # whoever reads the cell raises it
-            self.argument.fail(error)
 
 
 class Circuit:
@@ -92,77 +37,104 @@ class Circuit:
     def __init__(self, layers: int) -> None:
         self.layers = layers
         self.history = History()
-        self._frame = Frame(step=-1)
+        self.frame = Frame(step=-1)
+        """The frame of this step."""
         self._progress: float | None = None
-        self._cells: dict[str, Cell[Value]] = {}
+        self._used: list[Cell[Any]] = []
+        self._cells: dict[str, Cell[Any]] = {}
         self._detections: dict[str, Cell[Detection]] = {}
-        self._series: dict[str, _Series] = {}
+        self._may_hold: dict[str, Callable[[int], Any]] = {}
+        self.series: dict[str, Series] = {}
+        """What windows look at; a series comes behind those that it is made of."""
         self._absent = Value(np.full(layers, np.nan), np.zeros(layers, np.bool_))
 
-    def feed(self, frame: Frame, progress: float | None) -> None:
-        """Begin a step: push what windows will look at. Faults stay in the cells."""
-        self._frame, self._progress = frame, progress
+    def feed(self, frame: Frame, progress: float | None, series: Iterable[Series]) -> None:
+        """Begin a step: push those series that may be known at it. Faults stay in the cells."""
+        self.frame, self._progress = frame, progress
         self.clear()
-        for series in self._series.values():
-            series.push(self.history, frame.step)
+        for each in series:
+            each.push(frame.step)
 
     def clear(self) -> None:
         """Forget every result of the step."""
-        cells: Iterable[Cell[Any]] = (*self._cells.values(), *self._detections.values())
-        for cell in cells:
+        for cell in self._used:
             cell.clear()
+        self._used.clear()
 
-    def cell(self, node: Node, mask: Mask) -> Cell[Value]:
-        """Give the cell of a part of a condition, for a rule that looks at the layers of the mask."""
+    def renew(self) -> None:
+        """Go on from the history as it is now."""
+        self.clear()
+        for each in self.series.values():
+            each.renew()
+
+    def cell(self, node: Node, mask: Mask) -> Cell[Any]:
+        """Give the cell of a part of a condition, for a rule that looks at the layers of the mask.
+
+        It gives a `Value` for a node per layer, else a `Scalar`.
+        """
         key = _key(node, mask)
         if key not in self._cells:
-            self._cells[key] = Cell(self._computation(node, mask))
+            self._cells[key] = Cell(self._computation(node, mask), self._used)
         return self._cells[key]
 
     def detection(self, node: Call, mask: Mask) -> Cell[Detection]:
         """Give the cell of a detector's whole answer."""
         return self._detections[_key(node, mask)]
 
-    def read(self, name: str, *, vector: bool) -> Value:
-        """Read a signal or a clock of this step; ValueError if it has another number of layers."""
-        if name == "step":
-            return values.constant(self._frame.step)
-        if name == "progress":
-            return _scalar(self._progress)
-        return self._vector(name) if vector else _scalar(self._frame.scalars.get(name))
+    def may_hold(self, node: Call, mask: Mask) -> Callable[[int], Any] | None:
+        """Give the bound of a function over steps: whether it may hold at a step; None if it has none."""
+        return self._may_hold.get(_key(node, mask))
 
-    def _vector(self, name: str) -> Value:
-        vector = self._frame.vectors.get(name)
+    def read(self, name: str) -> Scalar:
+        """Read a signal of the run or a clock of this step."""
+        if name == "step":
+            return float(self.frame.step)
+        value = self._progress if name == "progress" else self.frame.scalars.get(name)
+        return None if value is None else float(value)
+
+    def read_layers(self, name: str) -> Value:
+        """Read a signal per layer of this step; ValueError if it has another number of layers."""
+        vector = self.frame.vectors.get(name)
         if vector is None:
             return self._absent
         if vector.values.shape != (self.layers,):
             raise ValueError(f"{name} has the shape {vector.values.shape}, expected ({self.layers},)")
         return values.number(vector.values, vector.known)
 
-    def _computation(self, node: Node, mask: Mask) -> Callable[[], Value]:
+    def _computation(self, node: Node, mask: Mask) -> Callable[[], Any]:
         match node:
             case Constant():
-                value = values.constant(node.value)
-                return lambda: value
+                return lambda: node.value
             case Read():
-                return partial(self.read, node.text, vector=node.kind.vector)
+                return partial(self.read_layers if node.kind.vector else self.read, node.text)
             case Operation():
-                return _operation(node.operator, [self.cell(part, mask) for part in node.parts])
+                parts = [self._part(part, mask, vector=node.kind.vector) for part in node.parts]
+                return (of_layers if node.kind.vector else of_run)(node.operator, parts)
             case Call():
                 return self._call(node, mask)
             case _:
                 raise TypeError(f"unknown node {node}")
 
-    def _call(self, node: Call, mask: Mask) -> Callable[[], Value]:
+    def _part(self, node: Node, mask: Mask, *, vector: bool) -> Callable[[], Any]:
+        """The value of a part, set beside those of the layers where the others are per layer."""
+        get = self.cell(node, mask).get
+        if not vector or node.kind.vector:
+            return get
+        return lambda: values.spread(get(), truth=node.kind.truth)
+
+    def _call(self, node: Call, mask: Mask) -> Callable[[], Any]:
         function = FUNCTIONS[node.function]
         argument = self.cell(node.argument, mask)
         match function:
             case Elementwise():
-                return lambda: function.run(argument.get())
+                run = function.run if node.kind.vector else function.run_of_run
+                return lambda: run(argument.get())
             case OverLayers():
                 return lambda: function.run(argument.get(), mask)
             case Pick():
                 return lambda: values.pick(value := argument.get(), function.index(value, mask))
+            case FirstSteps():
+                return self._first_steps(function, node, mask)
             case OverSteps():
                 return self._over_steps(function, node, mask)
             case Detector():
@@ -170,57 +142,98 @@ class Circuit:
             case _:
                 raise TypeError(f"unknown function {function}")
 
-    def _over_steps(self, function: OverSteps, node: Call, mask: Mask) -> Callable[[], Value]:
+    def _first_steps(self, function: FirstSteps, node: Call, mask: Mask) -> Callable[[], Any]:
+        n, argument = function.reach(node.settings), self.cell(node.argument, mask)
+        key = f"{_key(node.argument, mask)} in the first {n}"
+        self.history.reserve(key, n, (self.layers,) if node.argument.kind.vector else ())
+        youth = self.series[key] = Youth(key, node.argument, argument, self.history, n)
+
+        kept = Kept()
+
+        def compute() -> Any:
+            argument.get()
+            step = self.frame.step
+            window = youth.window(step)
+            if not kept.holds(youth.renewals, window):
+                result = function.run(window, step, node.settings, node.argument.positive)
+                kept.keep(youth.renewals, window, window.full(step, n), result)
+                return result
+            return kept.result
+
+        return (window_of_layers if node.kind.vector else window_of_run)(compute, truth=False)
+
+    def _over_steps(self, function: OverSteps, node: Call, mask: Mask) -> Callable[[], Any]:
         reach, positive, truth = function.reach(node.settings), node.argument.positive, node.kind.truth
         series = self._window(node, mask, reach)
+        if node.function in OF_RUN and not node.kind.vector:
+            return self._from_two(OF_RUN[node.function], series, int(node.settings["n"]))
 
-        def compute() -> Value:
+        if node.function == "median" and not node.kind.vector:
+            return self._median_of_run(series, reach)
+        kept = Kept()
+
+        def compute() -> Any:
             series.argument.get()
-            step = self._frame.step
+            step = self.frame.step
             window = self.history.window(series.key, step, reach)
-            data = function.run(window, step, node.settings, positive)
-            known = ~np.isnan(data)
-            return Value((data == 1) & known if truth else data, known)
+            if kept.holds(series.renewals, window):
+                return kept.result
+            result = function.run(window, step, node.settings, positive)
+            if node.function in STEADY:
+                kept.keep(series.renewals, window, window.full(step, reach), result)
+            return result
+
+        return (window_of_layers if node.kind.vector else window_of_run)(compute, truth=truth)
+
+    def _median_of_run(self, series: Series, n: int) -> Callable[[], Scalar]:
+        def compute() -> Scalar:
+            series.argument.get()
+            step = self.frame.step
+            return median_of_run(self.history.window(series.key, step, n), step, n)
 
         return compute
 
-    def _detector(self, function: Detector, node: Call, mask: Mask) -> Callable[[], Value]:
+    def _from_two(
+        self, function: Callable[[float | None, float | None], float | None], series: Series, n: int
+    ) -> Callable[[], Scalar]:
+        def compute() -> Scalar:
+            now, step = series.argument.get(), self.frame.step
+            now = None if now is None or not math.isfinite(now) else now
+            return function(now, self.history.newest(series.key, step - n, n + STALE))
+
+        return compute
+
+    def _detector(self, function: Detector, node: Call, mask: Mask) -> Callable[[], Any]:
         reach = function.reach(node.settings)
         series = self._window(node, mask, reach)
 
         def detect() -> Detection:
             series.argument.get()
-            window = self.history.window(series.key, self._frame.step, reach)
-            return function.run(window, self._frame.step, node.settings)
+            window = self.history.window(series.key, self.frame.step, reach)
+            return function.run(window, self.frame.step, node.settings)
 
-        cell = self._detections[_key(node, mask)] = Cell(detect)
-        return lambda: Value(cell.get().holds, cell.get().known)
+        cell = self._detections[_key(node, mask)] = Cell(detect, self._used)
+        if node.kind.vector:
+            return lambda: Value(cell.get().holds, cell.get().known)
+        return lambda: bool(cell.get().holds) if cell.get().known else None
 
-    def _window(self, node: Call, mask: Mask, reach: int) -> _Series:
+    def _window(self, node: Call, mask: Mask, reach: int) -> Series:
         key = _key(node.argument, mask)
         self.history.reserve(key, reach, (self.layers,) if node.argument.kind.vector else ())
-        if key not in self._series:
-            self._series[key] = _Series(key, self.cell(node.argument, mask))
-        return self._series[key]
+        if key not in self.series:
+            argument = self.cell(node.argument, mask)
+            self.series[key] = Series(key, node.argument, argument, self.history)
+        self._bound(self.series[key], node, mask)
+        return self.series[key]
 
-
-def _operation(name: str, parts: list[Cell[Value]]) -> Callable[[], Value]:
-    if len(parts) == 1:
-        unary, part = _UNARY[name], parts[0]
-        return lambda: unary(part.get())
-    if name in _LOGIC:
-        logic = _LOGIC[name]
-        return lambda: values.fold(logic, [part.get() for part in parts])
-    left, right = parts
-    if name in _COMPARISONS:
-        comparison = _COMPARISONS[name]
-        return lambda: values.compare(comparison, left.get(), right.get())
-    arithmetic = _ARITHMETIC[name]
-    return lambda: values.arithmetic(arithmetic, left.get(), right.get())
-
-
-def _scalar(value: float | None) -> Value:
-    return values.ABSENT if value is None else values.constant(value)
+    def _bound(self, series: Series, node: Call, mask: Mask) -> None:
+        if node.kind.vector and node.function in LAYER_BOUNDS:
+            make = partial(LAYER_BOUNDS[node.function], node.settings, self.layers)
+        elif not node.kind.vector and node.function in RUN_BOUNDS:
+            make = partial(RUN_BOUNDS[node.function], node.settings)
+        else:
+            return
+        self._may_hold[_key(node, mask)] = series.bound(make)
 
 
 def _key(node: Node, mask: Mask) -> str:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence, Set
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stepguard.rules import tree
-from stepguard.rules.circuit import Cell, Circuit
+from stepguard.rules.cells import Cell, Series
+from stepguard.rules.circuit import Circuit
 from stepguard.rules.expression import Condition
 from stepguard.rules.functions import FUNCTIONS, Detector
 from stepguard.rules.readings import Readings
-from stepguard.rules.tree import CLOCKS, Call, Node, Read
-from stepguard.rules.values import Mask, Value
+from stepguard.rules.screening import Screens, surely_not_true, surely_unknown
+from stepguard.rules.tree import CLOCKS, Call, Read
+from stepguard.rules.values import Mask, Scalar
 from stepguard.rules.witness import Witnesses
 from stepguard.series.detectors import Detection
 from stepguard.signals import Frame, signal
@@ -41,15 +43,35 @@ class Truth(NamedTuple):
     """Of shape (layers,): the layers that it could look at. None where no layers are involved."""
 
 
+class Plan(NamedTuple):
+    """What there is to do at steps whose frames have the same signals."""
+
+    may_be_known: frozenset[int]
+    """The conditions that are not surely unknown, by their places."""
+    may_hold: tuple[int, ...]
+    """Those that do not surely fail to hold."""
+    series: tuple[Series, ...]
+    """The series that may be known."""
+    subjects: tuple[tuple[str, Readings], ...]
+    """Those whose readings are kept."""
+
+
+_MOST_PLANS = 64
+
+
 class _Watched:
-    """A watch with its cells."""
+    """A watch with its cells, and with what tells at once that it does not hold."""
+
+    may_hold: Callable[[], bool]
 
     def __init__(self, watch: Watch, circuit: Circuit) -> None:
         self.condition, self.mask = watch
         self.root = circuit.cell(self.condition.root, self.mask)
         nodes = list(tree.walk(self.condition.root))
         reads = [node for node in nodes if isinstance(node, Read)]
-        self.signals = [circuit.cell(node, self.mask) for node in reads if node.text not in CLOCKS]
+        self.signals = [
+            (circuit.cell(node, self.mask), node.kind.vector) for node in reads if node.text not in CLOCKS
+        ]
         self.detections: list[Cell[Detection]] = [
             circuit.detection(node, self.mask)
             for node in nodes
@@ -59,11 +81,14 @@ class _Watched:
     def fresh(self) -> Mask:
         """Where any of its signals was measured at this step; everywhere if it reads none."""
         fresh = np.asarray(not self.signals)
-        for cell in self.signals:
-            known = cell.get().known
-            if known.ndim:
-                known = known & self.mask if self.condition.vector else np.any(known & self.mask)
-            fresh = fresh | known
+        for cell, per_layer in self.signals:
+            value = cell.get()
+            if not per_layer:
+                fresh = fresh | (value is not None)
+            elif self.condition.vector:
+                fresh = fresh | (value.known & self.mask)
+            else:
+                fresh = fresh | np.any(value.known & self.mask)
         return np.asarray(fresh)
 
 
@@ -79,18 +104,53 @@ class Evaluator:
         self._circuit = Circuit(layers)
         self._layers = layers
         self._watched = [_Watched(watch, self._circuit) for watch in watches]
+        screens = Screens(self._circuit)
+        for watched in self._watched:
+            watched.may_hold = screens.of(watched.condition.root, watched.mask)
         self._readings = {
-            watch.condition.subject: Readings((layers,) if _per_layer(watch.condition.subject) else ())
+            watch.condition.subject: Readings(layers if _per_layer(watch.condition.subject) else None)
             for watch in watches
         }
+        self._plans: dict[tuple[tuple[str, ...], tuple[str, ...]], Plan] = {}
 
-    def feed(self, frame: Frame, progress: float | None) -> None:
-        """Begin a step; steps ascend. Never raises for a fault of one condition: its `truth` does."""
+    def feed(self, frame: Frame, progress: float | None) -> Plan:
+        """Begin a step; steps ascend, and what was fed is not changed afterwards.
+
+        Gives which conditions may be known, and may hold, with the signals of this frame. Never raises for a
+        fault of one condition: its `truth` does.
+        """
+        signals = tuple(frame.scalars), tuple(frame.vectors)
+        plan = self._plans.get(signals) or self._plan(signals)
         with np.errstate(all="ignore"):
-            self._circuit.feed(frame, progress)
-            for name, readings in self._readings.items():
-                with suppress(ValueError):
-                    readings.push(frame.step, self._circuit.read(name, vector=_per_layer(name)))
+            self._circuit.feed(frame, progress, plan.series)
+            for name, readings in plan.subjects:
+                reading = frame.vectors.get(name) if _per_layer(name) else self._circuit.read(name)
+                readings.push(frame.step, reading)
+        return plan
+
+    def _plan(self, signals: tuple[tuple[str, ...], tuple[str, ...]]) -> Plan:
+        there = frozenset((*signals[0], *signals[1]))
+        if len(self._plans) == _MOST_PLANS:
+            self._plans.clear()
+        fresh = [(place, each) for place, each in enumerate(self._watched) if _fresh(each.condition, there)]
+        plan = self._plans[signals] = Plan(
+            frozenset(place for place, each in fresh if not surely_unknown(each.condition.root, there)),
+            tuple(place for place, each in fresh if not surely_not_true(each.condition.root, there)),
+            tuple(each for each in self._circuit.series.values() if not surely_unknown(each.node, there)),
+            tuple((name, each) for name, each in self._readings.items() if name in there or name in CLOCKS),
+        )
+        return plan
+
+    def may_hold(self, watches: Iterable[int]) -> list[int]:
+        """Those of some conditions that may hold at the step fed last; the `truth` of the others does not."""
+        with np.errstate(all="ignore"):
+            return [watch for watch in watches if self._may_hold(self._watched[watch].may_hold)]
+
+    def _may_hold(self, screen: Callable[[], bool]) -> bool:
+        try:
+            return screen()
+        except Exception:
+            return True  # the `truth` raises the same
 
     def truth(self, watch: int) -> Truth:
         """Tell whether a condition holds at the step fed last; raises what went wrong inside it."""
@@ -104,19 +164,16 @@ class Evaluator:
                 known = value.known & watched.mask & fresh
                 holds = value.data & known
                 return Truth(holds, known, holds, known)
-            known = np.asarray(value.known & fresh)
-            return self._of_run(watched, np.asarray(value.data & known), known)
+            return self._of_run(watched, value)
 
-    def _of_run(self, watched: _Watched, holds: Mask, known: Mask) -> Truth:
+    def _of_run(self, watched: _Watched, value: Scalar) -> Truth:
+        holds, known = np.asarray(value is True), np.asarray(value is not None)
         if not watched.condition.layered:
             return Truth(holds, known, None, None)
-        witnesses = Witnesses(watched.mask, lambda node: self._value(node, watched.mask))
+        witnesses = Witnesses(watched.mask, lambda node: self._circuit.cell(node, watched.mask).get())
         if holds:
             witnesses.visit(watched.condition.root, True)
         return Truth(holds, known, witnesses.layers, witnesses.seen)
-
-    def _value(self, node: Node, mask: Mask) -> Value:
-        return self._circuit.cell(node, mask).get()
 
     def _unknown(self, condition: Condition) -> Truth:
         none = np.zeros(self._layers if condition.vector else (), np.bool_)
@@ -135,11 +192,11 @@ class Evaluator:
 
     def value(self, signal: str, layer: int | None) -> float | None:
         """Give a signal at the step fed last, at one layer or for the run; None if it was not measured."""
-        value = self._circuit.read(signal, vector=_per_layer(signal))
-        if value.data.ndim and layer is None:
-            return None
-        at = () if value.data.ndim == 0 else layer
-        return float(value.data[at]) if value.known[at] else None
+        if not _per_layer(signal):
+            number = self._circuit.read(signal)
+            return None if number is None else float(number)
+        value = self._circuit.read_layers(signal)
+        return float(value.data[layer]) if layer is not None and value.known[layer] else None
 
     def readings(self, signal: str, layer: int | None) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """Give steps and values of a subject's last readings, NaN where not finite; KeyError for others."""
@@ -147,10 +204,10 @@ class Evaluator:
             return (), ()
         return self._readings[signal].last(layer if _per_layer(signal) else None)
 
-    def rewind(self, step: int) -> None:
-        """Forget everything after a step."""
-        self._circuit.history.rewind(step)
-        self._circuit.clear()
+    def rewind(self, step: int, now: int | None = None) -> None:
+        """Forget everything after a step; with `now`, windows go on from there as if it were that step."""
+        self._circuit.history.rewind(step, now)
+        self._circuit.renew()
         for readings in self._readings.values():
             readings.rewind(step)
 
@@ -162,12 +219,17 @@ class Evaluator:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what another evaluator remembered; signals that are new here begin empty."""
         self._circuit.history.load_state_dict(state["history"])
-        self._circuit.clear()
+        self._circuit.renew()
         for name, readings in self._readings.items():
             if name in state["readings"]:
                 readings.load_state_dict(state["readings"][name])
 
 
+def _fresh(condition: Condition, signals: Set[str]) -> bool:
+    return not condition.signals or not condition.signals.isdisjoint(signals)
+
+
+@lru_cache
 def _per_layer(name: str) -> bool:
     found = signal(name)
     return found is not None and found.per == "layer"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stepguard.rules import values
-from stepguard.rules.values import Array, Mask, Value
+from stepguard.rules.values import Array, Mask, Scalar, Value
 from stepguard.series import detectors, windows
 from stepguard.series.detectors import Detection
 from stepguard.series.history import Window
@@ -70,6 +70,8 @@ class Elementwise(Function):
     """Works on each number for itself."""
 
     run: Callable[[Value], Value]
+    run_of_run: Callable[[Scalar], Scalar]
+    """The same for one of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,11 @@ class OverSteps(Function):
     def reach(self, settings: Settings) -> int:
         """Give the steps that the window must cover."""
         return _reach(self.name, settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstSteps(OverSteps):
+    """Looks at the first steps of all, which are kept for good."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +106,7 @@ class Detector(Function):
 class OverLayers(Function):
     """Folds all layers that a rule looks at into one value for the run."""
 
-    run: Callable[[Value, Mask], Value]
+    run: Callable[[Value, Mask], Scalar]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +182,15 @@ _WINDOWS = (
     _over("ewma", windows.ewma, "mean that forgets, with alpha = 2 / (n + 1)", positive="as argument"),
     _over("slope", windows.slope, "change a step over the last n steps (Theil-Sen)", 2),
     _over("trend", windows.trend, "how surely it rises over the last n steps (Mann-Kendall z)", 3),
+    FirstSteps(
+        "early",
+        "median of the first n steps of all, once they are over",
+        takes="number",
+        gives="number",
+        settings=(_steps(1),),
+        positive="as argument",
+        run=lambda window, step, settings, _: windows.early(window, step, int(settings["n"])),
+    ),
     OverSteps(
         "zscore",
         "how far now lies from the n steps before, in robust standard deviations (of the log if positive)",
@@ -247,8 +263,23 @@ _LAYERS = (
 )
 
 _ELEMENTS = (
-    Elementwise("nonfinite", "NaN or infinite", "number", "truth", run=values.nonfinite),
-    Elementwise("abs", "without its sign", "number", "number", positive="always", run=values.absolute),
+    Elementwise(
+        "nonfinite",
+        "NaN or infinite",
+        "number",
+        "truth",
+        run=values.nonfinite,
+        run_of_run=values.nonfinite_of_run,
+    ),
+    Elementwise(
+        "abs",
+        "without its sign",
+        "number",
+        "number",
+        positive="always",
+        run=values.absolute,
+        run_of_run=values.absolute_of_run,
+    ),
 )
 
 FUNCTIONS: Mapping[str, Function] = {

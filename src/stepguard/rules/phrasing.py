@@ -21,6 +21,7 @@ PHRASES: Mapping[str, str] = {
     "std": "the standard deviation of {x} over the last {n_steps}",
     "mad": "the median absolute deviation of {x} over the last {n_steps}",
     "ewma": "the mean of {x} that forgets within {n_steps}",
+    "early": "{x} in the first {n_steps}",
     "slope": "the slope a step of {x} over the last {n_steps}",
     "trend": "the sureness (Mann-Kendall z) that {x} rises over the last {n_steps}",
     "zscore": "the distance of {x} from the {n_steps} before, in robust standard deviations,",

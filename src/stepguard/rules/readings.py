@@ -2,65 +2,85 @@
 
 from __future__ import annotations
 
+from collections import deque
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stepguard.rules.values import Value
+from stepguard.signals import Vector
 
 KEPT = 60
 """Readings that are kept of a signal."""
 
 
 class Readings:
-    """The last readings of one signal, of shape () or (layers,), NaN where one was not finite.
+    """The last readings of one signal, of the run or of each layer.
 
-    The rings hold twice `KEPT`, and their second half moves to the front when they are full.
+    They are kept as they came, and looked at only when someone asks. Twice `KEPT` are kept, so that after a
+    `rewind` there still are some.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._steps = np.zeros(2 * KEPT, np.int64)
-        self._values = np.zeros((2 * KEPT, *shape), np.float32)
-        self._known = np.zeros((2 * KEPT, *shape), np.bool_)
-        self._end = 0
+    def __init__(self, layers: int | None) -> None:
+        """`layers` is None for a signal of the run."""
+        self._layers = layers
+        self._kept: deque[tuple[int, Vector | float]] = deque(maxlen=2 * KEPT)
 
-    def push(self, step: int, value: Value) -> None:
-        """Keep the reading of a step; nothing if nothing was measured."""
-        if not value.known.any():
+    def push(self, step: int, reading: Vector | float | None) -> None:
+        """Keep the reading of a step; nothing if nothing was measured, or of another number of layers."""
+        if reading is None:
             return
-        if self._end == len(self._steps):
-            self._keep_half()
-        self._steps[self._end] = step
-        self._values[self._end] = np.where(np.isfinite(value.data), value.data, np.nan)
-        self._known[self._end] = value.known
-        self._end += 1
+        same = bool(self._kept) and reading is self._kept[-1][1]
+        if same or not isinstance(reading, Vector) or self._fits(reading):
+            self._kept.append((step, reading))
 
-    def _keep_half(self) -> None:
-        for ring in (self._steps, self._values, self._known):
-            ring[:KEPT] = ring[KEPT:]
-        self._end = KEPT
+    def _fits(self, vector: Vector) -> bool:
+        return vector.values.shape == (self._layers,) and bool(vector.known.any())
 
     def last(self, layer: int | None) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """Give steps and values of the last readings, of one layer or of the run, oldest first."""
-        begin = max(0, self._end - KEPT)
-        at = (slice(begin, self._end),) if layer is None else (slice(begin, self._end), layer)
-        known = self._known[at]
-        steps: NDArray[np.int64] = self._steps[begin : self._end][known]
-        return tuple(steps.tolist()), tuple(self._values[at][known].tolist())
+        """Give steps and values of the last readings, of one layer or of the run, oldest first.
+
+        Values are rounded to float32, and NaN where one was not finite.
+        """
+        newest = list(islice(reversed(self._kept), KEPT))[::-1]
+        found = [(step, *_at(reading, layer)) for step, reading in newest]
+        steps = tuple(step for step, _, known in found if known)
+        values = np.array([value for _, value, known in found if known], np.float32)
+        return steps, tuple(np.where(np.isfinite(values), values, np.nan).tolist())
 
     def rewind(self, step: int) -> None:
         """Forget the readings after a step."""
-        self._end = int(np.searchsorted(self._steps[: self._end], step, side="right"))
+        while self._kept and self._kept[-1][0] > step:
+            self._kept.pop()
 
     def state_dict(self) -> dict[str, Any]:
         """Give what is kept as plain arrays."""
-        rings = {"steps": self._steps, "values": self._values, "known": self._known}
-        return {name: np.array(ring[: self._end]) for name, ring in rings.items()}
+        shape = () if self._layers is None else (self._layers,)
+        count = len(self._kept)
+        values, known = np.zeros((count, *shape), np.float32), np.ones((count, *shape), np.bool_)
+        for row, (_, reading) in enumerate(self._kept):
+            values[row], known[row] = reading if isinstance(reading, Vector) else (reading, True)
+        return {
+            "steps": np.array([step for step, _ in self._kept], np.int64),
+            "values": values,
+            "known": known,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what another kept; ValueError if it had another shape."""
-        self._end = len(state["steps"])
-        self._steps[: self._end] = state["steps"]
-        self._values[: self._end] = state["values"]
-        self._known[: self._end] = state["known"]
+        shape = () if self._layers is None else (self._layers,)
+        values: NDArray[np.float32] = np.asarray(state["values"], np.float32)
+        if values.shape[1:] != shape:
+            raise ValueError(f"readings: expected some of shape {shape}, got {values.shape[1:]}")
+        rows = zip(state["steps"].tolist(), values, state["known"], strict=True)
+        self._kept.clear()
+        self._kept.extend(
+            (step, float(row) if self._layers is None else Vector(row, there)) for step, row, there in rows
+        )
+
+
+def _at(reading: Vector | float, layer: int | None) -> tuple[float, bool]:
+    if not isinstance(reading, Vector):
+        return reading, True
+    return float(reading.values[layer]), bool(reading.known[layer])

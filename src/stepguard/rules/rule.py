@@ -116,3 +116,8 @@ class Ruleset:
 
     def __iter__(self):
         return iter(self.rules)
+
+    @property
+    def signals(self) -> frozenset[str]:
+        """Every signal that a rule reads."""
+        return frozenset[str]().union(*(rule.condition.signals for rule in self.rules))

@@ -1,13 +1,15 @@
 """Numbers and truths with absence, for all layers at once: three-valued logic and the folds over layers.
 
-A value has the shape () for the run or (layers,) for all layers. What is not known was not measured. A NaN
-that is known was measured, and makes every comparison unknown.
+What is one for each layer is a `Value`; what is one for the run is a plain number or truth, since numpy takes
+twenty times as long for a single one. What is not known was not measured. A NaN that is known was measured,
+and makes every comparison unknown.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,32 +18,35 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
+Scalar: TypeAlias = "float | bool | None"
+"""A number or a truth of the run; None where it is not known."""
+
+
 class Value(NamedTuple):
-    """A number or a truth, and where it is known.
+    """A number or a truth for each layer, and where it is known.
 
     The data of numbers are float64. The data of truths are bool, and False where they are not known.
     """
 
     data: NDArray[Any]
+    """Of shape (layers,), or () for one of the run beside them."""
     known: Mask
 
 
-def number(data: NDArray[Any] | np.float64, known: Mask | np.bool_) -> Value:
-    """Make a value of one number, or of one number for each layer."""
+_NO_NUMBER = Value(np.asarray(np.nan), np.asarray(False))
+_NO_TRUTH = Value(np.asarray(False), np.asarray(False))
+
+
+def number(data: NDArray[Any], known: Mask) -> Value:
+    """Make a value of one number for each layer."""
     return Value(np.asarray(data, np.float64), np.asarray(known, np.bool_))
 
 
-def _truth(data: np.bool_, known: np.bool_) -> Value:
-    return Value(np.asarray(data), np.asarray(known))
-
-
-ABSENT = number(np.float64(np.nan), np.False_)
-"""A number of the run that was not measured."""
-
-
-def constant(value: float) -> Value:
-    """Make the value of a literal."""
-    return number(np.float64(value), np.True_)
+def spread(scalar: Scalar, *, truth: bool) -> Value:
+    """Set a number or a truth of the run beside those of the layers."""
+    if scalar is None:
+        return _NO_TRUTH if truth else _NO_NUMBER
+    return Value(np.asarray(scalar, np.bool_ if truth else np.float64), np.asarray(True))
 
 
 def arithmetic(operation: Callable[[Any, Any], Any], left: Value, right: Value) -> Value:
@@ -87,7 +92,7 @@ def absolute(value: Value) -> Value:
     return Value(np.abs(value.data), value.known)
 
 
-def fold(operation: Callable[[Value, Value], Value], values: Sequence[Value]) -> Value:
+def fold(operation: Callable[[Any, Any], Any], values: Sequence[Any]) -> Any:
     """Combine values from left to right."""
     result = values[0]
     for value in values[1:]:
@@ -100,48 +105,99 @@ def readings(value: Value) -> Array:
     return np.where(value.known, value.data, np.nan)
 
 
+# The same for one of the run.
+
+
+def compare_of_run(operation: Callable[[Any, Any], Any], left: Scalar, right: Scalar) -> Scalar:
+    """Compare two numbers; unknown where either is absent or NaN."""
+    if left is None or right is None or math.isnan(left) or math.isnan(right):
+        return None
+    return operation(left, right)
+
+
+def arithmetic_of_run(operation: Callable[[Any, Any], Any], left: Scalar, right: Scalar) -> Scalar:
+    """Combine two numbers by IEEE rules; known where both are."""
+    return None if left is None or right is None else float(operation(left, right))
+
+
+def both_of_run(left: Scalar, right: Scalar) -> Scalar:
+    """Kleene's and."""
+    if left is False or right is False:
+        return False
+    return None if left is None or right is None else True
+
+
+def either_of_run(left: Scalar, right: Scalar) -> Scalar:
+    """Kleene's or."""
+    if left is True or right is True:
+        return True
+    return None if left is None or right is None else False
+
+
+def negative_of_run(value: Scalar) -> Scalar:
+    """Change the sign."""
+    return None if value is None else -value
+
+
+def negation_of_run(value: Scalar) -> Scalar:
+    """Kleene's not."""
+    return None if value is None else not value
+
+
+def nonfinite_of_run(value: Scalar) -> Scalar:
+    """Tell NaN and infinity from numbers."""
+    return None if value is None else not math.isfinite(value)
+
+
+def absolute_of_run(value: Scalar) -> Scalar:
+    """Drop the sign."""
+    return None if value is None else abs(value)
+
+
 # Folds over layers. Layers outside the mask or not known do not count, and a fold of none is unknown.
 
 
-def share(value: Value, mask: Mask) -> Value:
+def share(value: Value, mask: Mask) -> Scalar:
     """Give the share of the known layers at which it holds."""
     seen = int(np.count_nonzero(value.known & mask))
-    holds = int(np.count_nonzero(value.data & mask))
-    return number(np.float64(holds / seen if seen else np.nan), np.bool_(seen > 0))
+    return int(np.count_nonzero(value.data & mask)) / seen if seen else None
 
 
-def count(value: Value, mask: Mask) -> Value:
+def count(value: Value, mask: Mask) -> Scalar:
     """Count the layers at which it holds."""
-    return number(np.float64(np.count_nonzero(value.data & mask)), np.any(value.known & mask))
+    return float(np.count_nonzero(value.data & mask)) if (value.known & mask).any() else None
 
 
-def any_layer(value: Value, mask: Mask) -> Value:
+def any_layer(value: Value, mask: Mask) -> Scalar:
     """Tell whether it holds at one known layer or more."""
-    return _truth(np.any(value.data & mask), np.any(value.known & mask))
+    return bool((value.data & mask).any()) if (value.known & mask).any() else None
 
 
-def all_layers(value: Value, mask: Mask) -> Value:
+def all_layers(value: Value, mask: Mask) -> Scalar:
     """Tell whether it holds at every known layer."""
     seen = value.known & mask
-    some = np.any(seen)
-    return _truth(some & ~np.any(seen & ~value.data), some)
+    return not (seen & ~value.data).any() if seen.any() else None
 
 
-def pick(value: Value, index: int | None) -> Value:
+def pick(value: Value, index: int | None) -> Scalar:
     """Take the number of one layer; absent for None."""
-    return ABSENT if index is None else Value(value.data[index], value.known[index])
+    return float(value.data[index]) if index is not None and value.known[index] else None
 
 
 def first_index(value: Value, mask: Mask) -> int | None:
     """Find the first known layer in depth order."""
-    seen = np.flatnonzero(value.known & mask)
-    return int(seen[0]) if seen.size else None
+    return _first(value.known & mask)
 
 
 def last_index(value: Value, mask: Mask) -> int | None:
     """Find the last known layer in depth order."""
-    seen = np.flatnonzero(value.known & mask)
-    return int(seen[-1]) if seen.size else None
+    behind = _first((value.known & mask)[::-1])
+    return None if behind is None else len(mask) - 1 - behind
+
+
+def _first(seen: Mask) -> int | None:
+    place = int(seen.argmax()) if seen.size else 0
+    return place if seen.size and seen[place] else None
 
 
 def worst_index(value: Value, mask: Mask) -> int | None:

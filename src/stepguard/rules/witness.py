@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from stepguard.rules.functions import FUNCTIONS, OverLayers, Pick
 from stepguard.rules.tree import Call, Node, Operation
-from stepguard.rules.values import Mask, Value
+from stepguard.rules.values import Mask
 
 
 class Witnesses:
@@ -18,7 +19,7 @@ class Witnesses:
     layers behind `share(x) > 0.5` are those where x holds, those behind `share(x) < 0.5` where it does not.
     """
 
-    def __init__(self, mask: Mask, get: Callable[[Node], Value]) -> None:
+    def __init__(self, mask: Mask, get: Callable[[Node], Any]) -> None:
         self.seen = np.zeros_like(mask)
         self.layers = np.zeros_like(mask)
         self._mask = mask
@@ -51,8 +52,7 @@ class Witnesses:
                 return [(part, high) for part in node.parts]
 
     def _is(self, node: Node, wanted: bool) -> bool:
-        value = self._get(node)
-        return bool(value.known) and bool(value.data) == wanted
+        return self._get(node) is wanted
 
     def _call(self, node: Call, high: bool) -> None:
         function = FUNCTIONS[node.function]

@@ -20,7 +20,7 @@ Truth = NDArray[np.bool_]
 
 BLOCKS = 20
 """`plateau` and `drift` cut their window into so many equal stretches and look at their medians."""
-_RECENT = 6
+RECENT = 6
 _SURE_ALONE = 35.0
 _SURE_TWICE = (4.0, 6.0)
 _SURE_SHIFT = 6.0
@@ -112,7 +112,7 @@ def plateau(x: Window, step: int, n: int, by: float) -> Detection:
 
     Source: Sen (1968); the question is that of an equivalence test, Schuirmann (1987). Guarantee: none.
     """
-    stretches = _medians(x, step, n)
+    stretches = medians(x, step, n)
     times = robust.column(np.arange(BLOCKS), stretches.ndim).astype(np.float64)
     slope, level = robust.theil_sen(times, stretches), robust.median(stretches)
     line = level + slope * (times - np.mean(times))
@@ -141,8 +141,8 @@ def drift(x: Window, step: int, n: int, by: float) -> Detection:
     Source: precedence tests, Nelson (1963); medians of stretches against the dependence of neighbours.
     Guarantee: on exchangeable noise of any distribution, at a given step at most 6! 14! / 20! = 2.6e-5.
     """
-    stretches = _medians(x, step, n)
-    old, new = stretches[:-_RECENT], stretches[-_RECENT:]
+    stretches = medians(x, step, n)
+    old, new = stretches[:-RECENT], stretches[-RECENT:]
     level = robust.median(new)
     known = x.full(step, n) & ~np.isnan(stretches).any(axis=0) & (robust.median(old) != 0)
     above = known & (np.min(new, axis=0) > np.max(old, axis=0))
@@ -214,7 +214,7 @@ def _slope(steps: NDArray[np.int64], values: Array) -> Array:
     return (robust.median(values[last]) - robust.median(values[first])) / apart
 
 
-def _medians(x: Window, step: int, n: int) -> Array:
+def medians(x: Window, step: int, n: int) -> Array:
     """Medians of the equal stretches of the last n steps, shape (BLOCKS, *shape); NaN where one is empty."""
     edges = step - n + np.arange(BLOCKS + 1) * n // BLOCKS
     rows = np.searchsorted(x.steps, edges, side="right")

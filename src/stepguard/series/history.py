@@ -53,8 +53,10 @@ class History:
         elif n > ring.room:
             self._rings[key] = _Ring.from_state({**ring.state_dict(), "room": n})
 
-    def push(self, key: str, step: int, values: Array) -> None:
+    def push(self, key: str, step: int, values: Array) -> bool:
         """Add what was read at `step`; what is not finite is no reading, and a push without any is dropped.
+
+        Gives whether there was any.
 
         Raises KeyError for a key that was not reserved, ValueError for another shape than reserved or a
         step that is not after the last one.
@@ -62,11 +64,31 @@ class History:
         ring = self._rings[key]
         if values.shape != ring.shape:
             raise ValueError(f"history of {key}: expected values of shape {ring.shape}, got {values.shape}")
-        if ring.count and step <= ring.newest:
-            raise ValueError(f"history of {key}: expected a step after {ring.newest}, got {step}")
+        ring.expect_after(key, step)
         finite = np.isfinite(values)
-        if finite.any():
-            ring.push(step, np.where(finite, values, np.nan))
+        some = bool(finite.any())
+        if some:
+            ring.push(step, values if finite.all() else np.where(finite, values, np.nan))
+        return some
+
+    def push_number(self, key: str, step: int, value: float) -> None:
+        """Add a finite number of the run, under a key that was reserved for `()`; ValueError as in `push`."""
+        ring = self._rings[key]
+        ring.expect_after(key, step)
+        ring.push(step, value)
+
+    def readings(self, key: str) -> tuple[NDArray[np.int64], Array]:
+        """All steps and values that are kept, oldest first; do not write to them."""
+        ring = self._rings[key]
+        rows = ring.rows()
+        return ring.steps[rows], ring.values[rows]
+
+    def newest(self, key: str, step: int, n: int) -> float | None:
+        """The last reading of a number of the run at steps in `(step - n, step]`."""
+        ring = self._rings[key]
+        steps = ring.steps[ring.rows()]
+        place = int(steps.searchsorted(step, side="right")) - 1
+        return float(ring.values[ring.start + place]) if place >= 0 and steps[place] > step - n else None
 
     def window(self, key: str, step: int, n: int) -> Window:
         """The readings at steps in `(step - n, step]`.
@@ -78,13 +100,15 @@ class History:
             raise ValueError(f"history of {key}: expected at most the {ring.room} steps reserved, got {n}")
         return ring.window(step, n)
 
-    def rewind(self, step: int) -> None:
-        """Forget every reading after `step`.
+    def rewind(self, step: int, now: int | None = None) -> None:
+        """Forget every reading after `step`; with `now`, move those before so that the last stand at `now`.
 
         Where that leaves less than a window held before, the window counts as young again: `first` moves up.
         """
         for ring in self._rings.values():
             ring.rewind(step)
+            if now is not None:
+                ring.shift(now - step)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on from here, in plain numpy and Python containers."""
@@ -112,6 +136,8 @@ class _Ring:
         self.lost: int | None = None
         """The step of the newest reading that had to give way to newer ones."""
         self.first: Array = np.full(shape, np.inf)
+        self.begun = False
+        """Every place has had a reading."""
         rows = self.keep + self.keep // 4 + 1
         self.steps = np.empty(rows, np.int64)
         self.values = np.empty((rows, *shape))
@@ -120,46 +146,59 @@ class _Ring:
     def newest(self) -> int:
         return int(self.steps[self.start + self.count - 1])
 
-    def push(self, step: int, values: Array) -> None:
+    def expect_after(self, key: str, step: int) -> None:
+        if self.count and step <= self.newest:
+            raise ValueError(f"history of {key}: expected a step after {self.newest}, got {step}")
+
+    def push(self, step: int, values: Array | float) -> None:
         if self.start + self.count == len(self.steps):
             self._move_to_front()
         end = self.start + self.count
         self.steps[end], self.values[end] = step, values
-        begins = np.isinf(self.first) & ~np.isnan(values)
-        if begins.any():
-            self.first = np.where(begins, step, self.first)
+        if not self.begun:
+            begins = np.isinf(self.first) & ~np.isnan(values)
+            self.begin(np.where(begins, step, self.first))
         if self.count == self.keep:
             self.lost = int(self.steps[self.start])
             self.start += 1
         else:
             self.count += 1
 
+    def begin(self, first: Array) -> None:
+        self.first = first
+        self.begun = not np.isinf(first).any()
+
     def _move_to_front(self) -> None:
-        kept = self._rows()
+        kept = self.rows()
         self.steps[: self.count] = self.steps[kept]
         self.values[: self.count] = self.values[kept]
         self.start = 0
 
-    def _rows(self) -> slice:
+    def rows(self) -> slice:
         return slice(self.start, self.start + self.count)
 
     def window(self, step: int, n: int) -> Window:
-        rows = self._rows()
-        begin, end = np.searchsorted(self.steps[rows], (step - n, step), side="right") + self.start
+        begin, end = self.steps[self.rows()].searchsorted((step - n, step), side="right") + self.start
         return Window(self.steps[begin:end], self.values[begin:end], self.first)
 
     def rewind(self, step: int) -> None:
-        self.count = int(np.searchsorted(self.steps[self._rows()], step, side="right"))
-        self.first = np.where(self.first > step, np.inf, self.first)
+        self.count = int(np.searchsorted(self.steps[self.rows()], step, side="right"))
+        self.begin(np.where(self.first > step, np.inf, self.first))
         if self.lost is None:
             return
         # What gave way is gone: the readings begin where those that are left do.
         oldest = self.steps[self.start] if self.count else np.inf
-        self.first = np.where(self.first <= self.lost, oldest, self.first)
+        self.begin(np.where(self.first <= self.lost, oldest, self.first))
         self.lost = self.lost if self.count else None
 
+    def shift(self, steps: int) -> None:
+        self.steps[self.rows()] += steps
+        self.first = self.first + steps
+        if self.lost is not None:
+            self.lost += steps
+
     def state_dict(self) -> dict[str, Any]:
-        rows = self._rows()
+        rows = self.rows()
         return {
             "room": self.room,
             "lost": self.lost,
@@ -171,6 +210,7 @@ class _Ring:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> _Ring:
         ring = cls(state["room"], state["first"].shape)
-        ring.lost, ring.first, ring.count = state["lost"], np.array(state["first"]), len(state["steps"])
+        ring.begin(np.array(state["first"]))
+        ring.lost, ring.count = state["lost"], len(state["steps"])
         ring.steps[: ring.count], ring.values[: ring.count] = state["steps"], state["values"]
         return ring

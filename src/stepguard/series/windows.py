@@ -19,7 +19,8 @@ from stepguard.series.history import Array, Window
 SLOPE_READINGS = 20
 TREND_READINGS = 32
 """How many evenly chosen readings `slope` and `trend` look at: their work grows with the square."""
-_STALE = 100
+STALE = 100
+"""How many steps longer than it is away a reading may stand for the one n steps ago."""
 
 
 def _itself(n: int) -> int:
@@ -31,7 +32,7 @@ def _and_now(n: int) -> int:
 
 
 def _and_stale(n: int) -> int:
-    return 2 * n + _STALE
+    return 2 * n + STALE
 
 
 def _four_times(n: int) -> int:
@@ -39,7 +40,8 @@ def _four_times(n: int) -> int:
 
 
 REACH: Mapping[str, Callable[[int], int]] = {
-    **dict.fromkeys(("mean", "median", "min", "max", "std", "mad", "slope", "trend", "held"), _itself),
+    **dict.fromkeys(("mean", "median", "min", "max", "std", "mad", "slope", "trend"), _itself),
+    **dict.fromkeys(("held", "early"), _itself),
     **dict.fromkeys(("crash", "plateau", "drift"), _itself),
     **dict.fromkeys(("zscore", "spike"), _and_now),
     **dict.fromkeys(("prev", "delta", "growth"), _and_stale),
@@ -48,9 +50,21 @@ REACH: Mapping[str, Callable[[int], int]] = {
 """How many steps the window must cover, by function or detector, for its length argument."""
 
 
+def median_of_run(x: Window, step: int, n: int) -> float | None:
+    """`median` of a number of the run, without numpy; x holds n steps. None for no value."""
+    if not len(x.steps) or float(x.first) > step - n + 1:
+        return None
+    ordered = sorted(x.values.tolist())
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+STEADY = frozenset({"mean", "median", "min", "max", "std", "mad", "slope", "trend"})
+"""Functions that give the same at two steps whose windows hold the same readings, once these are full."""
+
+
 def prev(x: Window, step: int, n: int) -> Array:
     """The newest reading at or before `step - n`, and after `step - 2 n - 100`: what is older is stale."""
-    return robust.newest(x.cut(step - n, n + _STALE).values)
+    return robust.newest(x.cut(step - n, n + STALE).values)
 
 
 def delta(x: Window, step: int, n: int) -> Array:
@@ -63,6 +77,16 @@ def growth(x: Window, step: int, n: int) -> Array:
     current, before = x.now(step), prev(x, step, n)
     sensible = (before > 0) & (current >= 0)
     return np.divide(current, before, out=np.full_like(x.first, np.nan), where=sensible)
+
+
+OF_RUN: Mapping[str, Callable[[float | None, float | None], float | None]] = {
+    "prev": lambda now, before: before,
+    "delta": lambda now, before: None if now is None or before is None else now - before,
+    "growth": lambda now, before: (
+        None if now is None or before is None or before <= 0 or now < 0 else now / before
+    ),
+}
+"""The same for numbers of the run, from the reading now and `prev`: without numpy, None for no value."""
 
 
 def mean(x: Window, step: int, n: int) -> Array:
@@ -171,6 +195,14 @@ def held(x: Window, step: int, n: int, of: int) -> Array:
     """
     true = np.count_nonzero(x.cut(step, of).values == 1.0, axis=0)
     return np.where(true >= n, 1.0, np.where(x.full(step, of), 0.0, np.nan))
+
+
+def early(x: Window, step: int, n: int) -> Array:
+    """The median of the first n steps of all: the same from then on, no value before.
+
+    x holds the first n steps from the first reading on, wherever `step` is.
+    """
+    return _where_full(x, step, n, robust.median(x.values))
 
 
 def _where_full(x: Window, step: int, n: int, result: Array) -> Array:

@@ -1,0 +1,176 @@
+"""What tells at nearly every step, for next to nothing, that a condition does not hold.
+
+Two screens stand before the evaluation of a condition. The first knows only which signals a frame has, the
+second looks at values, and asks the bounds of detectors in place of the detectors themselves. Both may say
+"it may hold" where it does not, but never the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from typing import Any
+
+import numpy as np
+
+from stepguard.rules.circuit import Circuit
+from stepguard.rules.functions import FUNCTIONS, Detector, OverSteps
+from stepguard.rules.operators import COMPARISONS
+from stepguard.rules.tree import CLOCKS, Call, Constant, Node, Operation, Read, walk
+from stepguard.rules.values import Mask
+from stepguard.signals import Vector
+
+_NEEDS_NOW = frozenset({"delta", "growth", "zscore", "crash", "spike"})
+"""Functions over steps that are unknown without a reading now."""
+_FAR = frozenset({"<", "<=", ">", ">="})
+_ABOVE = {">": lambda bound: bound >= 0, ">=": lambda bound: bound > 0}
+
+
+def surely_unknown(node: Node, signals: Set[str]) -> bool:
+    """Whether a part of a condition has no value at a step at which only these signals were measured."""
+    match node:
+        case Read():
+            return node.text not in signals and node.text not in CLOCKS
+        case Operation():
+            parts = (surely_unknown(part, signals) for part in node.parts)
+            return all(parts) if node.operator in {"and", "or"} else any(parts)
+        case Call():
+            over_steps = isinstance(FUNCTIONS[node.function], OverSteps | Detector)
+            return (not over_steps or node.function in _NEEDS_NOW) and surely_unknown(node.argument, signals)
+        case _:
+            return False
+
+
+def surely_not_true(node: Node, signals: Set[str]) -> bool:
+    """Whether a truth does not hold at a step at which only these signals were measured."""
+    if isinstance(node, Operation) and node.operator in {"and", "or"}:
+        parts = (surely_not_true(part, signals) for part in node.parts)
+        return any(parts) if node.operator == "and" else all(parts)
+    return surely_unknown(node, signals)
+
+
+class Screens:
+    """Makes the second screen of conditions: functions without arguments, to be called once a frame was fed.
+
+    What the evaluation raises, they may raise.
+    """
+
+    def __init__(self, circuit: Circuit) -> None:
+        self._circuit = circuit
+
+    def of(self, root: Node, mask: Mask) -> Callable[[], bool]:
+        """Give the screen of a whole condition: whether it may hold, of the run or at a layer of the mask."""
+        return self._at_a_layer(root, mask) if root.kind.vector else self._screen(root, mask)
+
+    def _screen(self, node: Node, mask: Mask) -> Callable[[], Any]:
+        """The screen of a truth; of one per layer it gives an array, or one truth for all of them."""
+        match node:
+            case Operation(operator="and"):
+                return self._all(node, mask)
+            case Operation(operator="or"):
+                return self._any(node, mask)
+            case Operation(operator=operator, parts=(left, Constant() as right)) if operator in _FAR:
+                return self._threshold(node, left, operator, right.value, mask)
+            case Call(function="any" | "all"):
+                return self._at_a_layer(node.argument, mask)
+            case Call():
+                return self._bound(node, mask)
+            case _:
+                return self._itself(node, mask)
+
+    def _itself(self, node: Node, mask: Mask) -> Callable[[], Any]:
+        get = self._circuit.cell(node, mask).get
+        if not node.kind.vector:
+            return lambda: get() is True
+
+        def holds() -> Mask:
+            value = get()
+            return value.data & value.known
+
+        return holds
+
+    def _all(self, node: Node, mask: Mask) -> Callable[[], Any]:
+        screens = [self._screen(part, mask) for part in sorted(node.parts, key=_cost)]
+
+        def holds() -> Any:
+            found: Any = True
+            for screen in screens:
+                found = found & screen()
+                if found is False:
+                    break
+            return found
+
+        return holds
+
+    def _any(self, node: Node, mask: Mask) -> Callable[[], Any]:
+        screens = [self._screen(part, mask) for part in sorted(node.parts, key=_cost)]
+
+        def holds() -> Any:
+            found: Any = False
+            for screen in screens:
+                found = found | screen()
+                if found is True:
+                    break
+            return found
+
+        return holds
+
+    def _at_a_layer(self, node: Node, mask: Mask) -> Callable[[], bool]:
+        screen, everywhere = self._screen(node, mask), bool(mask.all())
+
+        def holds() -> bool:
+            found = screen()
+            if isinstance(found, bool):
+                return found
+            return bool((found if everywhere else found & mask).any())
+
+        return holds
+
+    def _threshold(
+        self, node: Node, left: Node, operator: str, bound: float, mask: Mask
+    ) -> Callable[[], Any]:
+        if isinstance(left, Read) and left.kind.vector:
+            return self._layers_beyond(left.text, operator, bound)
+        counted = isinstance(left, Call) and left.function in {"share", "count"}
+        if counted and operator in _ABOVE and _ABOVE[operator](bound):
+            return self._at_a_layer(left.parts[0], mask)
+        return self._itself(node, mask)
+
+    def _layers_beyond(self, name: str, operator: str, bound: float) -> Callable[[], Any]:
+        circuit, compare = self._circuit, COMPARISONS[operator]
+        # An array, since numpy would round a number to the float32 of the signal.
+        bounds = np.array([bound])
+        last: Vector | None = None
+        result: Any = False
+
+        def holds() -> Any:
+            nonlocal last, result
+            vector = circuit.frame.vectors.get(name)
+            if vector is None:
+                return False
+            if vector is not last:  # many frames share one in which nothing is wrong
+                if vector.values.shape != (circuit.layers,):
+                    circuit.read_layers(name)  # raises
+                last, result = vector, compare(vector.values, bounds) & vector.known
+            return result
+
+        return holds
+
+    def _bound(self, node: Call, mask: Mask) -> Callable[[], Any]:
+        itself, circuit = self._itself(node, mask), self._circuit
+        may_hold = circuit.may_hold(node, mask)
+        if may_hold is None:
+            return itself
+        argument = circuit.cell(node.argument, mask)
+
+        def holds() -> Any:
+            argument.get()  # raises what went wrong inside it
+            return may_hold(circuit.frame.step)
+
+        return holds
+
+
+def _cost(node: Node) -> tuple[bool, int]:
+    """Orders the parts of logic: those of the run first, and of these what takes little."""
+    parts = list(walk(node))
+    calls = sum(isinstance(part, Call) for part in parts)
+    return node.kind.vector, calls + sum(isinstance(part, Read) and part.kind.vector for part in parts)
