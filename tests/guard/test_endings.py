@@ -93,7 +93,9 @@ def test_bad_numbers_never_reach_the_weights_however_many_bad_steps_follow(train
     assert all(torch.isfinite(parameter).all() for parameter in guarded.model.parameters())
 
 
-def test_rollback_and_snapshot_only_say_that_they_are_not_there(training, watched, rules) -> None:
+def test_a_rollback_without_a_snapshot_and_a_snapshot_without_a_folder_say_so(
+    training, watched, rules
+) -> None:
     guarded = training()
     text = (
         "- {name: back, when: step == 1 and loss > 0, action: {rollback: {lr: 0.5}}}\n"
@@ -101,11 +103,11 @@ def test_rollback_and_snapshot_only_say_that_they_are_not_there(training, watche
     )
     session = watched(guarded, rules=rules(text), on_error="warn")
     guarded.run(1, session.guard.step)
-    with pytest.warns(StepguardWarning, match="rollback is not there yet; rule 'back' only warns"):
+    with pytest.warns(StepguardWarning, match="rule 'back' would roll back, but no snapshot is certified"):
         guarded.run(1, session.guard.step)
-    with pytest.warns(StepguardWarning, match="snapshot is not there yet; rule 'keep' only warns"):
+    with pytest.warns(StepguardWarning, match="a snapshot was asked for, but there is no run folder"):
         guarded.run(3, session.guard.step)
-    assert len(session.seen) == 5
+    assert session.decided() == [(3, "keep", "snapshot")]
 
 
 # The end

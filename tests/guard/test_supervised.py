@@ -162,7 +162,7 @@ def test_restart_auto_tries_one_thing_after_the_other(training, rules) -> None:
         (None, None),
         (None, 1.0),
         ("lsuv", 1.0),
-        ("lsuv", 1.0),
+        ("kaiming", 1.0),
     ]
 
 

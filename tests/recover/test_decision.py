@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepguard.errors import Place
-from stepguard.recover.decision import STRENGTH, TELLS_ONLY, Alarm, Decision, Outcome, Standing, decide
+from stepguard.recover.decision import (
+    CURES,
+    STRENGTH,
+    TELLS_ONLY,
+    WEARS_OUT,
+    Alarm,
+    Decision,
+    Outcome,
+    Standing,
+    decide,
+)
 from stepguard.rules.expression import compile_condition
 from stepguard.rules.rule import Action, ActionKind, Rule
 
@@ -47,12 +57,13 @@ def run(
     *,
     standings: Mapping[str, Standing] | None = None,
     dry_run: bool = False,
+    back: int | None = 0,
 ) -> list[Outcome]:
     """Decide step by step, each from the standings that the step before left."""
     settle = {each.name: each.settle for each in rules}
     now, outcomes = dict(standings or {}), list[Outcome]()
     for step, sights in enumerate(zip(*histories, strict=True)):
-        outcome = decide(step, alarms(rules, sights), now, settle, dry_run=dry_run)
+        outcome = decide(step, alarms(rules, sights), now, settle, back=back, dry_run=dry_run)
         now = dict(outcome.standings)
         outcomes.append(outcome)
     return outcomes
@@ -91,6 +102,8 @@ class Definition:
         self.rule = rule
         self.taken: list[tuple[int, int]] = []
         """Step and rung of each action."""
+        self.ever: list[int] = []
+        """The rung of every action, cured or not."""
         self.fired: int | None = None
 
     def cures(self, step: int, sight: Sight) -> bool:
@@ -106,7 +119,13 @@ class Definition:
         uses = sum(1 for _, used in self.taken if used == rung)
         if uses >= times(self.rule.ladder, rung):
             rung += 1
+        while rung < len(self.rule.ladder) and self.worn_out(rung):
+            rung += 1
         return rung if rung < len(self.rule.ladder) else None
+
+    def worn_out(self, rung: int) -> bool:
+        action = self.rule.ladder[rung]
+        return action.kind in WEARS_OUT and self.ever.count(rung) >= CURES * (action.times or 1)
 
     def asks(self, step: int, sight: Sight) -> int | None:
         """The rung it asks for at this step."""
@@ -129,6 +148,7 @@ class Definition:
             wanted = due and sight.holds
         if wanted:
             self.taken.append((step, rung))
+            self.ever.append(rung)
         return rung if wanted else None
 
 
@@ -164,6 +184,47 @@ def test_no_rung_is_taken_more_often_than_its_budget_and_then_there_is_no_decisi
         (rung, use + 1) for rung, budget in enumerate(budgets) for use in range(int(budget))
     ]
     assert all(outcome.decision is None for outcome in outcomes[done[-1][0] + 1 :])
+
+
+def test_what_helps_for_a_while_only_wears_out() -> None:
+    ladder = Action("rollback", {}, 2), Action("restart")
+    outcomes = run([rule(*ladder, settle=2)], [[FRESH, CLEAR, CLEAR, CLEAR] * 12])
+    kinds = [kind for _, kind, _, _ in acted(outcomes)]
+    assert kinds == ["rollback"] * 2 * CURES + ["restart"] * 2
+    assert all(outcome.failed == () for outcome in outcomes)
+
+
+def test_an_action_that_was_no_cure_is_told() -> None:
+    ladder = Action("lower_lr", {"by": 0.5}), Action("restart")
+    outcomes = run([rule(*ladder, settle=2)], [[FRESH, HOLDS, HOLDS]])
+    assert [outcome.failed for outcome in outcomes] == [(), (), ("r",)]
+
+
+@given(ladders, histories, settles)
+def test_without_a_snapshot_a_ladder_goes_as_one_without_rollbacks(
+    ladder: list[Action], history: list[Sight], settle: int
+) -> None:
+    """But for the places of its rungs; what it would have done is told."""
+    bare = [action for action in ladder if action.kind != "rollback"]
+    (found, *_), expected = [run([rule(*ladder, settle=settle)], [history], back=None)], []
+    if bare and ladder[-1].kind != "rollback":
+        expected = run([rule(*bare, settle=settle)], [history])
+    kinds = [(step, kind, use) for step, kind, _, use in acted(found)]
+    if expected:
+        assert kinds == [(step, kind, use) for step, kind, _, use in acted(expected)]
+    assert all(kind != "rollback" for _, kind, _ in kinds)
+    first = next((step for step, sight in enumerate(history) if sight.fresh), None)
+    if first is not None and ladder[0].kind == "rollback":
+        assert found[first].lacking == ("r",)
+
+
+def test_a_rollback_says_where_it_goes_back_to() -> None:
+    (outcome,) = run([rule(Action("rollback"))], [[FRESH]], back=7)
+    assert outcome.decision is not None
+    assert (outcome.decision.to, outcome.lacking) == (7, ())
+    (other,) = run([rule(Action("skip"))], [[FRESH]], back=7)
+    assert other.decision is not None
+    assert other.decision.to is None
 
 
 @given(st.integers(1, 12), st.integers(1, 3))
@@ -273,7 +334,7 @@ def several(draw: st.DrawFn) -> tuple[list[Rule], list[list[Sight]]]:
 def alone(step: int, alarm: Alarm, standings: Mapping[str, Standing]) -> Decision | None:
     """What a rule would get if it were the only one that fires."""
     name = alarm.rule.name
-    return decide(step, [alarm], standings, {name: alarm.rule.settle}).decision
+    return decide(step, [alarm], standings, {name: alarm.rule.settle}, back=0).decision
 
 
 @given(several())
@@ -362,7 +423,7 @@ def test_to_decide_is_pure(given_: tuple[list[Rule], list[list[Sight]]]) -> None
     asked = alarms(rules, [history[0] for history in seen])
     kept = copy.deepcopy((asked, dict(standings), settle))
     step = len(seen[0])
-    once, twice = (decide(step, asked, standings, settle) for _ in range(2))
+    once, twice = (decide(step, asked, standings, settle, back=0) for _ in range(2))
     assert once == twice
     assert (asked, dict(standings), settle) == kept
 

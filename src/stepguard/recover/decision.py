@@ -22,6 +22,10 @@ STRENGTH: tuple[ActionKind, ...] = (
 TELLS_ONLY: frozenset[ActionKind] = frozenset({"warn", "notify", "snapshot"})
 """Actions that leave the training as it is: asked for when an alert fires, and not again while it goes on."""
 
+WEARS_OUT: frozenset[ActionKind] = frozenset({"lower_lr", "rollback"})
+CURES = 5
+"""How often in an attempt the whole budget of a rung of these kinds may be spent, however often it cured."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -43,6 +47,8 @@ class Decision:
     """Other rules that asked for an action at the same step."""
     dry_run: bool = False
     """Decided and reported only."""
+    to: int | None = None
+    """The step whose snapshot a rollback goes back to."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ class Standing:
     """It asked, and a stronger action of another rule was taken instead."""
     floor: tuple[int, int] = (0, 0)
     """Rung and uses that attempts before this one have spent: a cure does not give them back."""
+    spent: tuple[int, ...] = ()
+    """How often each rung was taken in this attempt, cures or not; missing ones never."""
 
     def next_attempt(self) -> Standing:
         """The standing that the next attempt begins with."""
@@ -94,6 +102,10 @@ class Outcome:
     cured: tuple[str, ...] = ()
     notified: tuple[str, ...] = ()
     """The rules whose `notify` was served, whatever else was decided."""
+    failed: tuple[str, ...] = ()
+    """The rules whose last action was no cure: the alert still fires, and the next is taken."""
+    lacking: tuple[str, ...] = ()
+    """The rules that would have rolled back, had there been a certified snapshot."""
 
 
 def decide(
@@ -102,35 +114,60 @@ def decide(
     standings: Mapping[str, Standing],
     settle: Mapping[str, int],
     *,
+    back: int | None = None,
     dry_run: bool = False,
 ) -> Outcome:
     """Take the strongest action that the firing rules ask for, and move their ladders.
 
     A rule asks when its alert begins to fire, and again when it still fires `settle` steps after its last
     action; `skip` is asked for at every step at which the condition holds. `settle` names the steps of every
-    rule.
+    rule, `back` the step that a rollback would go back to; without one its rung is passed by.
     """
     after, cured = _cure(step, {alarm.rule.name for alarm in alarms}, standings, settle)
     asks: list[_Ask] = []
     for alarm in alarms:
         name = alarm.rule.name
         standing = after[name] = replace(after.get(name, Standing()), fired=step)
-        ask = _ask(step, alarm, standing)
+        ask = _ask(step, alarm, standing, back)
         if ask is not None:
             asks.append(ask)
+    lacking = tuple(alarm.rule.name for alarm in alarms if back is None and _wants_back(alarm, after))
     if not asks:
-        return Outcome(None, after, cured)
+        return Outcome(None, after, cured, lacking=lacking)
     taken = max(asks, key=lambda ask: STRENGTH.index(ask.action.kind))
     for ask in asks:
         served = ask.action.kind == taken.action.kind or ask.action.kind in TELLS_ONLY
         after[ask.alarm.rule.name] = (
-            replace(ask.standing, used=ask.standing.used + 1, acted=step, waiting=False)
+            replace(
+                ask.standing,
+                used=ask.standing.used + 1,
+                acted=step,
+                waiting=False,
+                spent=_spend(ask.standing.spent, ask.standing.rung),
+            )
             if served
             else replace(after[ask.alarm.rule.name], waiting=True)
         )
     also = tuple(ask.alarm.rule.name for ask in asks if ask is not taken)
     notified = tuple(ask.alarm.rule.name for ask in asks if ask.action.kind == "notify")
-    return Outcome(_decision(step, taken, also, dry_run), after, cured, notified)
+    decision = _decision(step, taken, also, dry_run)
+    if decision.kind == "rollback":
+        decision = replace(decision, to=back)
+    failed = tuple(ask.alarm.rule.name for ask in asks if _has_failed(step, ask))
+    return Outcome(decision, after, cured, notified, failed, lacking)
+
+
+def _has_failed(step: int, ask: _Ask) -> bool:
+    """Whether it asks because an action that had its time to show was no cure."""
+    acted = ask.standing.acted
+    changes = ask.action.kind not in TELLS_ONLY or ask.standing.rung > 0
+    return changes and acted is not None and step - acted >= ask.alarm.rule.settle
+
+
+def _wants_back(alarm: Alarm, standings: Mapping[str, Standing]) -> bool:
+    """Whether the rule begins to fire and has a rollback at or before the rung that it stands on."""
+    rung = standings[alarm.rule.name].rung
+    return alarm.fresh and any(action.kind == "rollback" for action in alarm.rule.ladder[: rung + 1])
 
 
 def _cure(
@@ -145,14 +182,18 @@ def _cure(
             continue
         if standing.acted is not None:
             cured.append(name)
-        after[name] = Standing(*standing.floor, floor=standing.floor)
+        after[name] = Standing(*standing.floor, floor=standing.floor, spent=standing.spent)
     return after, tuple(cured)
 
 
-def _ask(step: int, alarm: Alarm, standing: Standing) -> _Ask | None:
+def _ask(step: int, alarm: Alarm, standing: Standing, back: int | None) -> _Ask | None:
     """The action that the rule asks for at this step, and its standing moved to that action's rung."""
     ladder = alarm.rule.ladder
-    while standing.rung < len(ladder) and standing.used >= _times(ladder, standing.rung):
+    while standing.rung < len(ladder) and (
+        standing.used >= _times(ladder, standing.rung)
+        or _worn_out(ladder[standing.rung], standing)
+        or (ladder[standing.rung].kind == "rollback" and back is None)
+    ):
         standing = replace(standing, rung=standing.rung + 1, used=0)
     if standing.rung == len(ladder):
         return None
@@ -168,6 +209,18 @@ def _ask(step: int, alarm: Alarm, standing: Standing) -> _Ask | None:
     else:
         wanted = due and (alarm.fresh or alarm.holds or standing.waiting)
     return _Ask(alarm, standing, action) if wanted else None
+
+
+def _worn_out(action: Action, standing: Standing) -> bool:
+    """Whether the rung helped so often for a while only that it helps no more."""
+    taken = standing.spent[standing.rung] if standing.rung < len(standing.spent) else 0
+    return action.kind in WEARS_OUT and taken >= CURES * (action.times or 1)
+
+
+def _spend(spent: tuple[int, ...], rung: int) -> tuple[int, ...]:
+    padded = [*spent, *[0] * (rung + 1 - len(spent))]
+    padded[rung] += 1
+    return tuple(padded)
 
 
 def _times(ladder: Sequence[Action], rung: int) -> float:

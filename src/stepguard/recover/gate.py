@@ -20,14 +20,20 @@ class Gate:
         optimizer: the optimizer; `scaler.step(optimizer)` and `optimizer.step()` pass the gate alike.
         skips: asked before each step, with the closure's loss where there is a closure; True keeps the step
             from happening. What it raises leaves `optimizer.step()` before the weights are touched.
+        passed: called after each step, with weights and gradients as the step leaves them.
 
     A step that must not happen finds no gradients: every torch optimizer leaves a parameter without one
     alone, so weight, state and step count stay bit for bit. The gradients are given back afterwards. LBFGS
     counts its evaluations all the same, so what it keeps is put back as well.
     """
 
-    def __init__(self, optimizer: Optimizer, skips: Callable[[Tensor | None], bool]) -> None:
-        self._optimizer, self._skips = optimizer, skips
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        skips: Callable[[Tensor | None], bool],
+        passed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._optimizer, self._skips, self._done = optimizer, skips, passed
         self._hidden: list[tuple[nn.Parameter, Tensor]] = []
         self._kept: dict[Any, dict[Any, Any]] | None = None
         """The optimizer's state before a step with a closure."""
@@ -109,3 +115,4 @@ class Gate:
             parameter.grad = grad
         self._hidden.clear()
         self._kept = None
+        self._done()

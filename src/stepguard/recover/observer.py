@@ -32,6 +32,7 @@ class Observer:
         total_steps: planned length of the run, if known.
         dry_run: whether decisions are only reported.
         complain: told of what is wrong with the rules, as a sentence.
+        back: the step of the snapshot that a rollback would go back to.
     """
 
     def __init__(
@@ -44,13 +45,25 @@ class Observer:
         total_steps: int | None,
         dry_run: bool,
         complain: Callable[[str], None],
+        back: Callable[[int], int | None],
     ) -> None:
         self._collector, self._rules, self._cadence = collector, rules, cadence
         self._attempt, self._total_steps, self._dry_run = attempt, total_steps, dry_run
-        self._complain = complain
+        self._complain, self._back = complain, back
+        self._order = len(attempt.guards)
         self._recovery: Recovery | None = None
         self._restored: Mapping[str, Any] | None = None
         self._step, self._sampled = 0, True
+
+    @property
+    def step(self) -> int:
+        """The step to come."""
+        return self._step
+
+    @property
+    def firing(self) -> frozenset[str]:
+        """The rules whose alert is firing."""
+        return frozenset[str]() if self._recovery is None else self._recovery.engine.firing()
 
     def observe(self, loss: Tensor | None, scalars: Mapping[str, float]) -> Observation:
         """Observe a step that is about to be taken."""
@@ -86,7 +99,8 @@ class Observer:
             self._complain(
                 f"rule {rule.name!r} sleeps: it counts in percent, give watch() total_steps to wake it"
             )
-        recovery = Recovery(engine, self._attempt, dry_run=self._dry_run)
+        recovery = Recovery(engine, self._attempt, dry_run=self._dry_run, back=self._back)
+        recovery.standings = self._attempt.standings_of(self._order)
         if self._restored is not None:
             self._restore(recovery, self._restored)
         return recovery
@@ -110,17 +124,19 @@ class Observer:
     def end(self) -> None:
         """Leave to the attempt where the ladders stand."""
         if self._recovery is not None:
-            self._attempt.standings = dict(self._recovery.standings)
+            self._attempt.leave(self._order, self._recovery.standings)
 
     def state_dict(self) -> dict[str, Any]:
         """Step, layers, windows, alerts and ladders, in plain containers and numpy arrays."""
         if self._recovery is None:
             return dict(self._restored or {"step": self._step})
-        return {"step": self._step, "layers": self._layers(), "recovery": self._recovery.state_dict()}
+        recovery = self._recovery.state_dict()
+        return {"step": self._step, "sampled": self._sampled, "layers": self._layers(), "recovery": recovery}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, of a model with the same layers."""
         self._step = int(state["step"])
+        self._sampled = self._collector.active = bool(state.get("sampled", True))
         self._restored = state if "recovery" in state else None
         if self._recovery is not None and self._restored is not None:
             self._restore(self._recovery, self._restored)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from stepguard.collect.activations import is_activation
 from stepguard.collect.taps import first_floating
-from stepguard.recover.attempt import Attempt
+from stepguard.recover.attempt import CURRENT, Attempt
 from stepguard.recover.protocols import Scheduler
 
 _LR_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")
@@ -38,14 +38,24 @@ def apply_attempt(
 ) -> None:
     """Make model and optimizer what the attempt asks for; clipping is left to the step.
 
-    `on_fault` is told what goes wrong later, in the forward pass that LSUV adds.
+    `on_fault` is told what goes wrong later, in the forward pass that LSUV adds. Outside of
+    `supervise`, which has done so, the generators are seeded from here on, if the attempt has a seed.
     """
+    if attempt.seed and CURRENT.get() is None:
+        seed_generators(attempt.seed)
     if attempt.lr_scale != 1.0:
         scale_lr(optimizer, scheduler, attempt.lr_scale)
     if attempt.init == "kaiming":
         kaiming(model)
     elif attempt.init == "lsuv":
         lsuv(model, on_fault)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the generators of python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def scale_lr(optimizer: Optimizer, scheduler: Scheduler | None, factor: float) -> None:

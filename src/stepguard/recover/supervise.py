@@ -6,15 +6,13 @@ rule asked for, until one returns.
 
 from __future__ import annotations
 
-import random
+import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
-import numpy as np
-import torch
-
-from stepguard.errors import RestartRequested, StepguardError
-from stepguard.recover.attempt import CURRENT, Attempt
+from stepguard.errors import RestartRequested, StepguardError, StepguardWarning
+from stepguard.recover.attempt import CURRENT, Attempt, current_attempt
+from stepguard.recover.remedies import seed_generators
 
 Result = TypeVar("Result")
 
@@ -25,24 +23,28 @@ def supervise(train: Callable[[Attempt], Result], attempts: int = 3, seed: int =
     `train` builds model and optimizer anew and wraps them by `watch`, which applies the attempt's remedy. The
     generators of python, numpy and torch are seeded with `attempt.seed` before each.
 
+    Under `stepguard run` there is one call: it hands the attempt over, and makes the next in a new process.
+
     Raises:
         RestartRequested: a rule asked for one more attempt than there are.
         TrainingHalted: a rule halted the training.
     """
     if attempts < 1:
         raise StepguardError(f"supervise: attempts must be at least 1, got {attempts}")
-    attempt = Attempt(seed=seed)
+    attempt = _first(seed)
     while True:
-        attempt.last = attempt.number >= attempts
+        if not attempt.handed:
+            attempt.last = attempt.number >= attempts
         token = CURRENT.set(attempt)
         try:
-            _seed(attempt.seed)
+            seed_generators(attempt.seed)
             result = train(attempt)
+            _check(attempt)
             _close(attempt, "completed")
             return result
         except RestartRequested as request:
             _close(attempt, f"restart: {request.rule}")
-            if attempt.last:
+            if attempt.last or attempt.handed:
                 raise
             remedy = request.remedy
         except BaseException as fault:
@@ -53,12 +55,26 @@ def supervise(train: Callable[[Attempt], Result], attempts: int = 3, seed: int =
         attempt = attempt.next(remedy)
 
 
+def _first(seed: int) -> Attempt:
+    """The attempt that `stepguard run` hands to this process, to one call of `supervise`; else a new one."""
+    handed = current_attempt()
+    if handed is None or not handed.handed or handed.guards:
+        return Attempt(seed=seed)
+    handed.seed += seed
+    return handed
+
+
+def _check(attempt: Attempt) -> None:
+    """Say so where an attempt was made without its remedy."""
+    if attempt.number > 1 and not attempt.guards:
+        warnings.warn(
+            f"stepguard: attempt {attempt.number} ended without a guard, so its remedy was not applied:"
+            " train(attempt) should build the model anew and call stepguard.watch",
+            StepguardWarning,
+            stacklevel=3,
+        )
+
+
 def _close(attempt: Attempt, outcome: str) -> None:
     for guard in attempt.guards:
         guard.close(outcome)
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)

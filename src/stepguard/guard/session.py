@@ -1,4 +1,4 @@
-"""The session around one model and optimizer: `watch()` and `Guard`.
+"""A guarded training: `Guard`.
 
 Flow: at each optimizer step in come the loss and what the collector measured; out come one decision, carried
 out before the weights are touched, and one observation for the subscribers.
@@ -8,109 +8,34 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
-from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from stepguard.collect.cadence import Cadence
 from stepguard.collect.collector import Collector, scalar_loss
 from stepguard.errors import RestartRequested, TrainingHalted, TrainingStopped
-from stepguard.recover.attempt import Attempt, current_attempt
+from stepguard.guard.snapshots import Snapshots
+from stepguard.recover.attempt import Attempt
 from stepguard.recover.decision import Decision
 from stepguard.recover.gate import Gate
 from stepguard.recover.observer import Observer
-from stepguard.recover.protocols import Scaler, Scheduler
+from stepguard.recover.protocols import Scaler
 from stepguard.recover.recovery import Observation
-from stepguard.recover.remedies import apply_attempt, clip_gradients, scale_lr
+from stepguard.recover.remedies import clip_gradients
 from stepguard.report.diagnosis import Diagnosis
 from stepguard.report.faults import Faults
 from stepguard.report.session import Reports
 from stepguard.rules.alert import Change
-from stepguard.rules.packs import load_rules
 from stepguard.signals import METRIC
 
 _KEPT = 10_000
 """Alerts and decisions that a guard remembers; the run file has them all."""
 Subscriber = Callable[[Observation], object]
-
-
-def watch(
-    model: nn.Module,
-    optimizer: Optimizer,
-    *,
-    rules: str | Path | Sequence[str | Path] = "default",
-    total_steps: int | None = None,
-    run: str | Path | None = "runs",
-    console: Console | Literal["auto"] | None = "auto",
-    every: int | Literal["auto"] = "auto",
-    layers: str | Sequence[str] | None = None,
-    scheduler: Scheduler | None = None,
-    scaler: Scaler | None = None,
-    subscribers: Iterable[Subscriber] = (),
-    dry_run: bool = False,
-    on_error: Literal["warn", "raise"] = "warn",
-) -> Guard:
-    """Guard a training: from now on every `optimizer.step()` is measured and judged.
-
-    Args:
-        model: the model; its layers are watched by hooks until `Guard.close`.
-        optimizer: the optimizer of that model's parameters.
-        rules: a pack's name, a rule file, or several, of which later ones override earlier ones.
-        total_steps: planned optimizer steps; rules that count in percent sleep without it.
-        run: folder for the run file; None leaves nothing on disk.
-        console: "auto" prints to standard error; a rich Console prints there; None is silent.
-        every: steps from one full measurement to the next; "auto" is each step for the first 200 and while
-            an alert is on, each tenth later. Loss and gradients are checked for NaN at every step.
-        layers: globs of names or classes of the layers to watch; None watches all with parameters and all
-            activations.
-        scheduler: the learning-rate scheduler, so that a changed learning rate lasts.
-        scaler: the GradScaler, which `Guard.step` then drives.
-        subscribers: called with each step's Observation.
-        dry_run: decide and report, but do nothing.
-        on_error: what a fault of the guard itself does: "warn" once and go on, or "raise" in tests.
-
-    Raises:
-        RuleFileError: a rule file has faults.
-        StepguardError: `every` or `layers` cannot be used.
-    """
-    cadence, ruleset = Cadence(every), load_rules(rules)
-    faults = Faults(strict=on_error == "raise")
-    collector = Collector(model, optimizer, layers, faults)
-    for complaint in collector.complaints():
-        faults.say(complaint)
-    attempt = current_attempt() or Attempt()
-    reports = Reports(
-        ruleset, attempt, run=run, console=console, faults=faults, total_steps=total_steps, dry_run=dry_run
-    )
-    apply_attempt(model, optimizer, scheduler, attempt, faults)
-    observer = Observer(
-        collector,
-        ruleset,
-        cadence=cadence,
-        attempt=attempt,
-        total_steps=total_steps,
-        dry_run=dry_run,
-        complain=faults.say,
-    )
-    guard = Guard(
-        optimizer,
-        scheduler=scheduler,
-        scaler=scaler,
-        collector=collector,
-        observer=observer,
-        reports=reports,
-        faults=faults,
-        attempt=attempt,
-    )
-    for subscriber in subscribers:
-        guard.subscribe(subscriber)
-    return guard
 
 
 class Guard:
@@ -120,17 +45,17 @@ class Guard:
         self,
         optimizer: Optimizer,
         *,
-        scheduler: Scheduler | None,
         scaler: Scaler | None,
         collector: Collector,
         observer: Observer,
         reports: Reports,
+        snapshots: Snapshots,
         faults: Faults,
         attempt: Attempt,
     ) -> None:
-        self._optimizer, self._scheduler, self._scaler = optimizer, scheduler, scaler
+        self._optimizer, self._scaler = optimizer, scaler
         self._collector, self._observer, self._reports = collector, observer, reports
-        self._faults, self._attempt = faults, attempt
+        self._snapshots, self._faults, self._attempt = snapshots, faults, attempt
         self._loss: Tensor | None = None
         self._last_time: float | None = None
         self._metrics: dict[str, float] = {}
@@ -141,7 +66,9 @@ class Guard:
         self._found: dict[str, Diagnosis] = {}
         """The last diagnosis of each rule."""
         self._closed = False
-        self._gate = Gate(optimizer, self._skips)
+        self._stepping = False
+        """Inside `step`, which has more to do after the optimizer."""
+        self._gate = Gate(optimizer, self._skips, self._passed)
         attempt.guards.append(self)
 
     @property
@@ -170,6 +97,14 @@ class Guard:
             self._faults.say("step() after close(): the optimizer takes its step, but nobody guards it")
         else:
             self.loss(loss)
+        self._stepping = True
+        try:
+            self._take_step()
+        finally:
+            self._stepping = False
+        self._passed()
+
+    def _take_step(self) -> None:
         if self._scaler is None:
             self._optimizer.step()
             return
@@ -189,6 +124,7 @@ class Guard:
     def log(self, **metrics: float) -> None:
         """Log numbers by name; rules see `metric.NAME` at the next step."""
         self._metrics |= {METRIC + name: float(value) for name, value in metrics.items()}
+        self._attempt.link.alive()
 
     def subscribe(self, fn: Subscriber) -> None:
         """Call `fn` with the Observation of each step: frame, changes of alerts, decision."""
@@ -206,14 +142,46 @@ class Guard:
         """Go on where `state_dict` was taken, of a model with the same layers."""
         self._observer.load_state_dict(state)
 
+    def keep(self, **parts: Any) -> None:
+        """Take more into the snapshots, by name: a second optimizer, averaged weights.
+
+        Each needs `state_dict` and `load_state_dict`, and goes back with the model in a rollback.
+        """
+        self._snapshots.keeper.parts.kept |= parts
+
+    def keep_data(self, *loaders: Any) -> None:
+        """Take data loaders with `state_dict` into the snapshots. In a rollback the data goes on."""
+        self._snapshots.keeper.parts.data += loaders
+
+    def snapshot(self) -> Path | None:
+        """Write a snapshot now, and return its path; None, and a warning, where that cannot be done.
+
+        Call it between two steps, after the scheduler's. A run may be resumed from it if no alert is firing.
+        """
+        return self._snapshots.write()
+
+    def resume(self) -> int:
+        """Go on with the newest run in the folder that was broken off; return the step to go on with.
+
+        Call it before the first step, with everything built as at the beginning. 0 means that there is
+        nothing to go on with. The run file goes on as well, and all generators stand where they stood.
+
+        Raises:
+            StepguardError: steps were taken already.
+        """
+        return self._snapshots.resume()
+
     def close(self, outcome: str = "completed") -> None:
         """Take all hooks off, end the run file, print the summary. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
+        self._observer.end()
+        self._attempt.link.close()
         self._gate.close()
         self._collector.close()
         try:
+            self._snapshots.keeper.close(completed=outcome == "completed")
             self._reports.close(outcome, self._metrics)
         except Exception as fault:
             self._faults(fault)
@@ -233,8 +201,13 @@ class Guard:
         return self._pass(self._observer.observe)
 
     def _pass(self, observe: Callable[[Tensor | None, Mapping[str, float]], Observation]) -> bool:
+        step = self._observer.step
+        if self._attempt.link.stopping is not None:
+            self._leave(step)
         try:
+            self._snapshots.before(step)
             observation = observe(self._loss, self._scalars())
+            self._attempt.link.step(observation.frame.step)
             self._publish(observation)
             return self._carry_out(observation)
         except TrainingStopped:
@@ -244,6 +217,19 @@ class Guard:
             return False
         finally:
             self._loss = None
+            self._attempt.link.alive()
+
+    def _passed(self) -> None:
+        """A step is over, taken by the guard or by the loop itself."""
+        if not (self._stepping or self._closed):
+            self._snapshots.after()
+
+    def _leave(self, step: int) -> None:
+        """End the training where a signal asked for it, with a snapshot to go on from."""
+        stopping = self._snapshots.stopping(step)
+        if stopping is not None:
+            self.close(f"stopped: {type(stopping).__name__}")
+            raise stopping
 
     def _scalars(self) -> dict[str, float]:
         scalars, self._metrics = self._metrics, {}
@@ -264,6 +250,11 @@ class Guard:
             self._found |= {diagnosis.rule: diagnosis for diagnosis in self._reports(observation)}
         except Exception as fault:  # telling may fail, acting must not
             self._faults(fault)
+        for rule in observation.lacking:
+            text = f"rule {rule!r} would roll back, but no snapshot is certified healthy yet"
+            (self._faults.say if observation.decision is None else self._reports.note)(text)
+        if observation.changes:
+            self._snapshots.keeper.observed(observation.frame.step, self._observer.firing)
         self._faults.tell(self._subscribers, observation)
 
     def _carry_out(self, observation: Observation) -> bool:
@@ -275,6 +266,9 @@ class Guard:
                     self._faults.tell(self._notified, self._found[rule])
             if decision.kind == "skip":
                 return True
+            if decision.kind == "rollback":
+                self._snapshots.going_back = decision
+                return True
             self._do(decision)
         if self._attempt.clip is not None:
             clip_gradients(self._optimizer, self._attempt.clip)
@@ -282,19 +276,25 @@ class Guard:
 
     def _do(self, decision: Decision) -> None:
         if decision.kind == "lower_lr":
-            scale_lr(self._optimizer, self._scheduler, float(decision.settings["by"]))
-        elif decision.kind in ("rollback", "snapshot"):
-            self._faults.say(
-                f"the action {decision.kind} is not there yet; rule {decision.rule!r} only warns"
-            )
+            self._snapshots.lower_lr(float(decision.settings["by"]))
+        elif decision.kind == "snapshot":
+            self._snapshots.write_evidence(decision, self._diagnosis(decision))
         elif decision.kind in ("restart", "halt"):
-            found = self._found.get(decision.rule)
-            self._stop(decision, decision.reason if found is None else str(replace(found, decision=decision)))
+            self._stop(decision, self._diagnosis(decision))
+
+    def _diagnosis(self, decision: Decision) -> str:
+        found = self._found.get(decision.rule)
+        return decision.reason if found is None else str(replace(found, decision=decision))
 
     def _stop(self, decision: Decision, diagnosis: str) -> None:
         """End the attempt before the weights are touched."""
-        self._observer.end()
+        if decision.kind == "halt" and self._reports.run_path is not None:
+            self._snapshots.write_evidence(decision, diagnosis)
         self.close(f"{decision.kind}: {decision.rule}")
-        if decision.kind == "halt":
-            raise TrainingHalted(diagnosis, step=decision.step, rule=decision.rule)
-        raise RestartRequested(diagnosis, step=decision.step, rule=decision.rule, remedy=decision.settings)
+        stopped = (
+            TrainingHalted(diagnosis, step=decision.step, rule=decision.rule)
+            if decision.kind == "halt"
+            else RestartRequested(diagnosis, step=decision.step, rule=decision.rule, remedy=decision.settings)
+        )
+        self._attempt.link.stop(stopped, self._attempt.standings)
+        raise stopped

@@ -1,0 +1,163 @@
+"""What a guard does with snapshots: takes them at step boundaries, goes back, resumes, leaves one."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.optim import Optimizer
+
+from stepguard.errors import RunFileError, StepguardError
+from stepguard.recover.attempt import Attempt
+from stepguard.recover.decision import Decision
+from stepguard.recover.generators import set_generators
+from stepguard.recover.keeper import Keeper
+from stepguard.recover.observer import Observer
+from stepguard.recover.protocols import Scheduler
+from stepguard.recover.remedies import scale_lr
+from stepguard.recover.resuming import broken_off, take_over, unfinished
+from stepguard.recover.shelf import Grade, resumable
+from stepguard.recover.snapshot import Snapshot
+from stepguard.report.faults import Faults
+from stepguard.report.session import Reports
+from stepguard.series.runfile import AttemptRecord
+
+
+class Snapshots:
+    """What a guard does with its keeper."""
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        optimizer: Optimizer,
+        scheduler: Scheduler | None,
+        *,
+        observer: Observer,
+        reports: Reports,
+        faults: Faults,
+        attempt: Attempt,
+    ) -> None:
+        self.keeper, self._optimizer, self._scheduler = keeper, optimizer, scheduler
+        self._observer, self._reports = observer, reports
+        self._faults, self._attempt = faults, attempt
+        self._order = len(attempt.guards)
+        self.going_back: Decision | None = None
+        """A rollback that was decided, and waits for the end of the step that it skips."""
+        self._resumed: Snapshot | None = None
+
+    def before(self, step: int) -> None:
+        """A step is about to be judged and taken."""
+        if step >= self.keeper.next:
+            self.keeper.before(step)
+
+    def after(self) -> None:
+        """A step is over: go back where that was decided, and capture what the next iteration moves."""
+        step = self._observer.step
+        try:
+            if self.going_back is not None:
+                self._roll_back(self.going_back)
+            if step >= self.keeper.next:
+                self.keeper.after(step)
+            if self._attempt.link.stopping is not None:
+                self.keeper.prepare(step)
+        except Exception as fault:
+            self._faults(fault)
+        finally:
+            self.going_back = None
+
+    def _roll_back(self, decision: Decision) -> None:
+        """Put everything back; what the guard has made of the learning rate since then stays."""
+        before = self.keeper.roll_back(decision.step)
+        self.keeper.lr_scale *= float(decision.settings.get("lr", 1.0))
+        if self.keeper.lr_scale != before:
+            scale_lr(self._optimizer, self._scheduler, self.keeper.lr_scale / before)
+
+    def lower_lr(self, by: float) -> None:
+        """Scale the learning rate, so that it lasts through a rollback."""
+        scale_lr(self._optimizer, self._scheduler, by)
+        self.keeper.lr_scale *= by
+
+    def stopping(self, step: int) -> BaseException | None:
+        """What ends the training here, once a snapshot is written, where a signal asked for it."""
+        stopping = self._attempt.link.stopping
+        if stopping is None or not self.keeper.ready(step):
+            return None
+        if self.keeper.writer.run_path is not None:
+            self.keeper.write_now(step, self._grade(), {"asked": repr(stopping)})
+        return stopping
+
+    def write(self) -> Path | None:
+        """Write a snapshot now, because the training asks for it."""
+        return self.keeper.write_now(self._observer.step, self._grade(), {"asked": "by the training"})
+
+    def _grade(self) -> Grade:
+        return "evidence" if self._observer.firing else "quiet"
+
+    def write_evidence(self, decision: Decision, diagnosis: str) -> None:
+        """Write a snapshot of what a rule has found."""
+        evidence: Mapping[str, Any] = {
+            "rule": decision.rule,
+            "layer": decision.layer,
+            "reason": decision.reason,
+            "diagnosis": diagnosis,
+        }
+        self.keeper.write_now(decision.step, "evidence", evidence)
+
+    def resume(self) -> int:
+        """Go on with a run that was broken off; the step to go on with, 0 for none.
+
+        Raises:
+            StepguardError: steps were taken already.
+        """
+        if self._resumed is None:
+            if self._observer.step:
+                raise StepguardError("resume(): expected no step before it, call it right after watch()")
+            self._resumed = self._find()
+        if self._resumed is None:
+            return 0
+        set_generators(self._resumed.parts["generators"])
+        return self._resumed.step
+
+    def _find(self) -> Snapshot | None:
+        """Find the newest snapshot that fits, of the newest run that was broken off, and load it."""
+        own = self._reports.run_path
+        if own is None:
+            self._faults.say("resume() finds nothing: without a run folder no snapshots are written")
+            return None
+        named = self._attempt.resume
+        if named is not None:
+            record = broken_off(named)
+            return None if record is None else self._go_on(named, record)
+        if self._attempt.handed or self._attempt.number > 1:
+            return None
+        for path, record in unfinished(own.parent, self._order):
+            if path != own and self.keeper.writer.try_move(path):
+                found = self._go_on(path, record)
+                if found is None:
+                    self.keeper.writer.move(own)
+                return found
+        return None
+
+    def _go_on(self, path: Path, record: AttemptRecord) -> Snapshot | None:
+        for shelf in resumable(path, record.number):
+            snapshot = self.keeper.read(shelf)
+            if snapshot is not None and snapshot.guard is not None:
+                try:
+                    self._reports.go_on(path, record, snapshot.step)
+                except (RunFileError, OSError, sqlite3.Error) as fault:
+                    self._faults.say(f"the run {path} cannot be gone on with ({fault}); it begins anew")
+                    return None
+                take_over(self._attempt, record, self._order)
+                self.keeper.go_on(snapshot)
+                self._observer.load_state_dict(snapshot.guard)
+                self._record_resumed(snapshot)
+                return snapshot
+        return None
+
+    def _record_resumed(self, snapshot: Snapshot) -> None:
+        self._reports.event("resumed", snapshot.step, {"step": snapshot.step})
+        newest = self.keeper.newest(snapshot.step)
+        if newest is not None:
+            self._reports.event("certified", snapshot.step, {"step": newest})

@@ -1,0 +1,120 @@
+"""`watch()`: takes a training apart into what is measured, judged, told and kept, and makes its guard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from torch import nn
+from torch.optim import Optimizer
+
+from stepguard.collect.cadence import Cadence
+from stepguard.collect.collector import Collector
+from stepguard.guard.session import Guard, Subscriber
+from stepguard.guard.snapshots import Snapshots
+from stepguard.recover.attempt import Attempt, current_attempt
+from stepguard.recover.keeper import Keeper
+from stepguard.recover.observer import Observer
+from stepguard.recover.parts import Parts
+from stepguard.recover.protocols import Scaler, Scheduler
+from stepguard.recover.remedies import apply_attempt
+from stepguard.report.faults import Faults
+from stepguard.report.session import Reports
+from stepguard.rules.packs import load_rules
+
+
+def watch(
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    rules: str | Path | Sequence[str | Path] = "default",
+    total_steps: int | None = None,
+    run: str | Path | None = "runs",
+    console: Console | Literal["auto"] | None = "auto",
+    every: int | Literal["auto"] = "auto",
+    layers: str | Sequence[str] | None = None,
+    scheduler: Scheduler | None = None,
+    scaler: Scaler | None = None,
+    subscribers: Iterable[Subscriber] = (),
+    dry_run: bool = False,
+    on_error: Literal["warn", "raise"] = "warn",
+) -> Guard:
+    """Guard a training: from now on every `optimizer.step()` is measured and judged.
+
+    Args:
+        model: the model; its layers are watched by hooks until `Guard.close`.
+        optimizer: the optimizer of that model's parameters.
+        rules: a pack's name, a rule file, or several, of which later ones override earlier ones.
+        total_steps: planned optimizer steps; rules that count in percent sleep without it.
+        run: folder for the run file; None leaves nothing on disk.
+        console: "auto" prints to standard error; a rich Console prints there; None is silent.
+        every: steps from one full measurement to the next; "auto" is each step for the first 200 and while
+            an alert is on, each tenth later. Loss and gradients are checked for NaN at every step.
+        layers: globs of names or classes of the layers to watch; None watches all with parameters and all
+            activations.
+        scheduler: the learning-rate scheduler, so that a changed learning rate lasts.
+        scaler: the GradScaler, which `Guard.step` then drives.
+        subscribers: called with each step's Observation.
+        dry_run: decide and report, but do nothing.
+        on_error: what a fault of the guard itself does: "warn" once and go on, or "raise" in tests.
+
+    Raises:
+        RuleFileError: a rule file has faults.
+        StepguardError: `every` or `layers` cannot be used.
+    """
+    cadence, ruleset = Cadence(every), load_rules(rules)
+    faults = Faults(strict=on_error == "raise")
+    collector = Collector(model, optimizer, layers, faults)
+    for complaint in collector.complaints():
+        faults.say(complaint)
+    attempt = current_attempt() or Attempt()
+    reports = Reports(
+        ruleset, attempt, run=run, console=console, faults=faults, total_steps=total_steps, dry_run=dry_run
+    )
+    keeper = Keeper(
+        Parts(model, optimizer, scheduler, scaler),
+        ruleset,
+        every=1 if every == "auto" else every,
+        attempt=attempt.number,
+        run_path=reports.run_path,
+        state=lambda: observer.state_dict(),  # noqa: PLW0108 - it is made below
+        record=reports.event,
+        complain=faults.say,
+    )
+    observer = Observer(
+        collector,
+        ruleset,
+        cadence=cadence,
+        attempt=attempt,
+        total_steps=total_steps,
+        dry_run=dry_run,
+        complain=faults.say,
+        back=keeper.newest,
+    )
+    snapshots = Snapshots(
+        keeper,
+        optimizer,
+        scheduler,
+        observer=observer,
+        reports=reports,
+        faults=faults,
+        attempt=attempt,
+    )
+    if attempt.resume is None or not snapshots.resume():
+        apply_attempt(model, optimizer, scheduler, attempt, faults)
+    guard = Guard(
+        optimizer,
+        scaler=scaler,
+        collector=collector,
+        observer=observer,
+        reports=reports,
+        snapshots=snapshots,
+        faults=faults,
+        attempt=attempt,
+    )
+    for subscriber in subscribers:
+        guard.subscribe(subscriber)
+    attempt.link.begin(attempt.run_path, model.register_forward_pre_hook)
+    return guard
