@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from stepguard.engine import Engine
 from stepguard.recover.attempt import Attempt
-from stepguard.recover.decision import Alarm, Decision, Standing, decide
+from stepguard.recover.decision import Alarm, Decision, Outcome, Standing, decide
+from stepguard.recover.prescription import READS, Findings, prescribe
 from stepguard.rules.alert import Change
 from stepguard.signals import Frame, Layer
 
@@ -25,24 +27,60 @@ class Observation:
     """Rules whose alert has stayed clear since an action long enough to call it a cure."""
     notified: tuple[str, ...] = ()
     """Rules that ask for the functions given to `Guard.on_notify`."""
+    failed: tuple[str, ...] = ()
+    """Rules whose alert still fires `settle` steps after an action: it was no cure."""
+    lacking: tuple[str, ...] = ()
+    """Rules that would have rolled back, had there been a certified snapshot."""
 
 
 class Recovery:
     """Runs engine and ladders together, frame by frame."""
 
-    def __init__(self, engine: Engine, attempt: Attempt, *, dry_run: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        attempt: Attempt,
+        *,
+        dry_run: bool = False,
+        back: Callable[[int], int | None] = lambda step: None,
+    ) -> None:
+        """`back` tells, when a rule wants to roll back at a step, which snapshot there is to go back to."""
         self.engine = engine
-        self.standings: Mapping[str, Standing] = dict(attempt.standings)
+        self._due = math.inf
+        """The step before which no ladder moves by itself."""
         self._attempt = attempt
-        self._dry_run = dry_run
+        self._dry_run, self._back = dry_run, back
         self._rules = {rule.name: rule for rule in engine.rules.rules}
         self._settle = {name: rule.settle for name, rule in self._rules.items()}
+        self._findings = Findings()
         self._latest: dict[str, tuple[str | None, str]] = {}
         """First layer and message of each rule's last alert."""
+        self.standings = dict(attempt.standings)
+
+    @property
+    def signals(self) -> frozenset[str]:
+        """The signals that changes and decisions depend on; whatever else is in a frame is not looked at."""
+        return self.engine.rules.signals | READS
+
+    @property
+    def standings(self) -> Mapping[str, Standing]:
+        """Where the rules stand on their ladders."""
+        return self._standings
+
+    @standings.setter
+    def standings(self, standings: Mapping[str, Standing]) -> None:
+        self._standings = standings
+        settled = (
+            s.fired + self._settle.get(name, 0) for name, s in standings.items() if s.fired is not None
+        )
+        self._due = min(settled, default=math.inf)
 
     def observe(self, frame: Frame) -> Observation:
         """Evaluate all rules at this frame, and decide."""
+        self._findings.see(frame)
         changes = self.engine.evaluate(frame)
+        if self.engine.quiet and not changes and frame.step < self._due:
+            return Observation(frame, self.engine.layers, (), None)
         fresh: dict[str, tuple[str | None, str]] = {}
         for change in changes:
             if change.state == "firing":
@@ -54,14 +92,28 @@ class Recovery:
             for name, rule in self._rules.items()
             if name in firing
         ]
-        outcome = decide(frame.step, alarms, self.standings, self._settle, dry_run=self._dry_run)
+        outcome = self._decide(frame.step, alarms)
         self.standings = outcome.standings
         decision = outcome.decision
+        if decision is not None and decision.to is not None and not decision.dry_run:
+            changes += self.engine.rewind(decision.to, frame.step)
         if decision is not None and decision.kind == "restart" and not decision.settings:
-            decision = replace(decision, settings=self._prescribe(decision.rule))
+            decision = replace(decision, settings=prescribe(self._findings, self._attempt))
         return Observation(
-            frame, self.engine.layers, tuple(changes), decision, outcome.cured, outcome.notified
+            frame,
+            self.engine.layers,
+            tuple(changes),
+            decision,
+            outcome.cured,
+            outcome.notified,
+            outcome.failed,
+            outcome.lacking,
         )
+
+    def _decide(self, step: int, alarms: Sequence[Alarm]) -> Outcome:
+        climbs = any(action.kind == "rollback" for alarm in alarms for action in alarm.rule.ladder)
+        back = self._back(step) if climbs else None
+        return decide(step, alarms, self.standings, self._settle, back=back, dry_run=self._dry_run)
 
     def state_dict(self) -> dict[str, Any]:
         """Windows, alerts and ladders."""
@@ -73,25 +125,6 @@ class Recovery:
         self.engine.load_state_dict(state["engine"])
         self.standings = {name: Standing(*standing) for name, standing in state["standings"].items()}
         self._latest = dict(state["latest"])
-
-    def _prescribe(self, rule: str) -> Mapping[str, float | str]:
-        return prescribe(self._rules[rule].condition.subject, self._attempt)
-
-
-def prescribe(signal: str, attempt: Attempt) -> Mapping[str, float | str]:
-    """Choose the remedy of `restart: auto` by what the rule looks at and what was tried before.
-
-    Outputs that go wrong call for another initialisation, gradients and loss for clipping and a lower
-    learning rate; what was tried and did not help is followed by the other, then by a learning rate ten times
-    lower.
-    """
-    if attempt.init is None and signal.startswith("act."):
-        return {"lr": 0.5, "init": "kaiming"}
-    if attempt.clip is None:
-        return {"lr": 0.3, "clip": 1.0}
-    if attempt.init != "lsuv":
-        return {"lr": 0.3, "init": "lsuv"}
-    return {"lr": 0.1, "seed": 1}
 
 
 def _first_layer(change: Change) -> str | None:

@@ -1,0 +1,92 @@
+"""The remedy of `restart: auto`: made from what was measured, and from what was tried."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepguard.recover.attempt import Attempt
+from stepguard.recover.prescription import AIM, Findings, prescribe
+from stepguard.signals import Frame, Vector
+
+
+def frame(step: int, **signals: list[float]) -> Frame:
+    vectors = {
+        name.replace("_", ".", 1): Vector(np.array(values, np.float32), np.ones(len(values), np.bool_))
+        for name, values in signals.items()
+    }
+    return Frame(step, {"loss": 1.0}, vectors)
+
+
+def found(*paces: float, **first: list[float]) -> Findings:
+    """Findings of an attempt whose layers all moved by these shares, step by step."""
+    findings = Findings()
+    findings.see(frame(0, **({"act_std": [1.0, 1.0, 1.0], "grad_rms": [0.1, 0.1, 0.1]} | first)))
+    for step, pace in enumerate(paces, 1):
+        findings.see(frame(step, act_std=[1.0] * 3, update_ratio=[pace] * 3))
+    return findings
+
+
+def test_updates_that_are_too_large_lower_the_learning_rate_to_where_they_are_right() -> None:
+    assert prescribe(found(0.3, 0.2, 0.1), Attempt())["lr"] == pytest.approx(
+        AIM / (0.3 / np.sqrt(1 - 0.09)), rel=0.05
+    )
+
+
+def test_an_update_that_replaces_the_weights_is_seen_as_many_times_their_size() -> None:
+    """0.995 of the new weights are the update: ten times the old ones."""
+    assert prescribe(found(0.995), Attempt())["lr"] == pytest.approx(AIM / 10, rel=0.05)
+
+
+def test_updates_that_are_too_small_raise_it() -> None:
+    assert prescribe(found(*[1e-6] * 60), Attempt())["lr"] == pytest.approx(1e4)
+    assert prescribe(found(*[1e-4] * 60), Attempt())["lr"] == pytest.approx(AIM / 1e-4)
+
+
+def test_a_late_explosion_is_seen_too_but_its_size_says_little() -> None:
+    assert prescribe(found(*[0.01] * 80, 0.9999), Attempt())["lr"] == pytest.approx(0.1)
+    assert prescribe(found(*[0.01] * 80, 0.9), Attempt())["lr"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"act_std": [0.0, 0.0, 0.0]},
+        {"act_std": [1.0, 30.0, 900.0]},
+        {"act_dead": [0.1, 1.0, 0.0]},
+        {"grad_rms": [1e-9, 1e-6, 1e-2]},
+        {"grad_rms": [1e3, 1.0, 1e-2]},
+    ],
+)
+def test_what_could_not_learn_as_it_was_initialised_is_initialised_anew_at_its_own_rate(first) -> None:
+    remedy = prescribe(found(0.9, **first), Attempt())
+    assert remedy["init"] == "lsuv"
+    assert remedy["lr"] == 1.0, "the updates tell of the initialisation, not of the rate"
+
+
+def test_a_model_that_nothing_moves_is_initialised_anew() -> None:
+    assert prescribe(found(0.0, 0.0), Attempt())["init"] == "lsuv"
+
+
+def test_a_model_that_began_well_keeps_its_weights_at_first() -> None:
+    """It may have come with weights that were learnt elsewhere."""
+    assert "init" not in prescribe(found(0.5), Attempt())
+
+
+@given(st.lists(st.floats(0, 1, width=32), max_size=80), st.integers(0, 4))
+def test_every_remedy_changes_something_and_can_be_taken(paces: list[float], tried: int) -> None:
+    attempt = Attempt()
+    for _ in range(tried):
+        attempt = attempt.next(prescribe(found(*paces), attempt))
+    remedy = prescribe(found(*paces), attempt)
+    assert 1e-4 <= float(remedy["lr"]) <= 1e4
+    after = attempt.next(remedy)
+    assert after.clip == 1.0
+    changed = [after.lr_scale != attempt.lr_scale, after.init != attempt.init, after.clip != attempt.clip]
+    assert any(changed) or after.seed != attempt.seed
+
+
+def test_nothing_measured_is_no_reason_to_fail() -> None:
+    assert prescribe(Findings(), Attempt())["lr"] == 0.3
