@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from stepguard.cli import main
+from stepguard.report.vocabulary import VOCABULARY
 from stepguard.rules.functions import FUNCTIONS
 from stepguard.rules.packs import load_rules, pack_names, pack_path
 from stepguard.signals import SIGNALS
@@ -135,7 +136,7 @@ def test_an_unknown_name_gives_a_near_miss(
     assert main(["explain", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith(
-        "stepguard explain: nothing of that name (expected a rule, a function or a signal"
+        "stepguard explain: nothing of that name (expected a rule, a function, a signal, an action or a word"
     )
     assert f"did you mean '{near}'?" in error
 
@@ -158,7 +159,10 @@ def test_all_packs_and_rules_stand_in_the_table(capsys: pytest.CaptureFixture[st
 def test_the_table_of_own_files_shortens_what_is_long(capsys: pytest.CaptureFixture[str]) -> None:
     Path("own.yaml").write_text(OWN.replace("loss > 5", "loss > 5" + " or loss > 6" * 20))
     lines = told(capsys, "rules", "own.yaml")
-    assert f"│ own.yaml │ before │ warning │ warn │ {'loss > 5' + ' or loss > 6' * 4} or… │" in lines
+    assert (
+        f"│ own.yaml │ before │ warning │ warn │ {'loss > 5' + ' or loss > 6' * 4} or… │ not measured │"
+        in lines
+    )
     assert "│ │ own │ critical │ skip x3, lower_lr, restart, halt │ act.std > 3 │" in lines
 
 
@@ -169,3 +173,20 @@ def test_neither_command_imports_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("word", VOCABULARY)
+def test_every_word_of_rule_files_is_explained(word: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["explain", word]) == 0
+    assert word in capsys.readouterr().out
+
+
+def test_a_near_miss_of_an_action(capsys: pytest.CaptureFixture[str]):
+    assert main(["explain", "rolback"]) == 2
+    assert "did you mean 'rollback'?" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_early_is_no_fault():
+    command = f"{sys.executable} -m stepguard rules | head -n 1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert not done.stderr

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from stepguard.errors import StepguardError
 
-COMMANDS = ("check", "test", "rules", "explain", "schema", "replay", "show")
+COMMANDS = ("run", "check", "test", "rules", "explain", "schema", "replay", "show")
 """Every command, by the name of its module."""
 
 
@@ -27,7 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.add(subparsers)
     parsed = parser.parse_args(arguments)
     try:
-        return modules[parsed.command].run(parsed)
+        code = modules[parsed.command].run(parsed)
+        sys.stdout.flush()
     except StepguardError as error:
         print(f"stepguard {parsed.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code

@@ -1,4 +1,4 @@
-"""`stepguard explain`: what a rule looks at, why, and what it does; or what a function or a signal means."""
+"""`stepguard explain`: what a rule looks at, why, and what it does; or another word of rule files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from stepguard.errors import StepguardError
 from stepguard.report.explanation import Lines, of_function, of_rule, of_signal, place_of
+from stepguard.report.vocabulary import VOCABULARY, of_word
 from stepguard.rules.functions import FUNCTIONS
 from stepguard.rules.packs import load_rules, pack_names, pack_path
 from stepguard.rules.rule import Rule
@@ -24,8 +25,14 @@ FINE = 0
 
 def add(subparsers: Any) -> None:
     """Register the command."""
-    parser = subparsers.add_parser("explain", help="explain a rule, function or signal", description=__doc__)
-    parser.add_argument("name", metavar="NAME", help="a rule, a function such as crash, a signal or a metric")
+    parser = subparsers.add_parser(
+        "explain", help="explain a rule or a word of rule files", description=__doc__
+    )
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="a rule, a signal, a function such as crash, an action, or a word",
+    )
     parser.add_argument("--rules", nargs="+", metavar="FILE", help="rule files; default: every shipped pack")
 
 
@@ -68,9 +75,9 @@ def run(args: argparse.Namespace) -> int:
     rules = list(shipped()) if args.rules is None else of_files(args.rules)
     found = list(_explanations(args.name, rules))
     if not found:
-        names = [*(each.rule.name for each in rules), *FUNCTIONS, *SIGNALS]
+        names = [*(each.rule.name for each in rules), *FUNCTIONS, *SIGNALS, *VOCABULARY]
         near = nearest(args.name, names)
-        expected = "a rule, a function or a signal"
+        expected = "a rule, a function, a signal, an action or a word of rule files"
         raise StepguardError(say("nothing of that name", expected=expected, got=quote(args.name), near=near))
     console = Console()
     for title, lines in found:
@@ -88,6 +95,8 @@ def _explanations(name: str, rules: Sequence[Shown]) -> Iterator[tuple[str, Line
     known = signal(name)
     if known is not None:
         yield name, of_signal(known, [each.name for each in rules if name in each.rule.condition.signals])
+    if word := of_word(name):
+        yield name, iter(word)
 
 
 def _table(lines: Iterable[tuple[str, str]]) -> Table:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stepguard.cli.explain import of_files, shipped
+from stepguard.report.measured import measured
 from stepguard.report.palette import SEVERITY
 from stepguard.rules.rule import Rule
 
@@ -26,7 +27,7 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table; RuleFileError with the faults of the files."""
-    table = Table("pack", "rule", "severity", "action", "condition")
+    table = Table("pack", "rule", "severity", "action", "condition", "measured")
     before = None
     for each in of_files(args.files) if args.files else shipped():
         source = each.pack or each.rule.place.file
@@ -38,10 +39,10 @@ def run(args: argparse.Namespace) -> int:
     return FINE
 
 
-def _cells(rule: Rule) -> tuple[Text, str, Text]:
+def _cells(rule: Rule) -> tuple[Text, str, Text, str]:
     kinds = [
         action.kind if action.times is None else f"{action.kind} x{action.times}" for action in rule.ladder
     ]
     condition = Text(" ".join(rule.condition.text.split()))
     condition.truncate(_WIDEST, overflow="ellipsis")
-    return Text(rule.severity, style=SEVERITY[rule.severity]), ", ".join(kinds), condition
+    return Text(rule.severity, style=SEVERITY[rule.severity]), ", ".join(kinds), condition, measured(rule)

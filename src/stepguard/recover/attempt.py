@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from stepguard.recover.decision import Standing
+from stepguard.recover.link import Link
 
 
 class _Closable(Protocol):
@@ -30,13 +32,31 @@ class Attempt:
     clip: float | None = None
     """Largest Euclidean norm of all gradients together; None for no clipping."""
     standings: Mapping[str, Standing] = field(default_factory=dict[str, Standing])
-    """Where the rules stand on their ladders at the beginning."""
+    """Where the rules stand on their ladders at the beginning: by rule, of further guards as `1:RULE`."""
     run_path: Path | None = None
     """The run file of the attempts before, which this one goes on with."""
+    resume: Path | None = None
+    """The run file whose newest certified snapshot this attempt goes on from; None: from the beginning.
+
+    What the snapshot holds counts, then: the model is not initialised anew, whatever `init` says.
+    """
     past: tuple[Any, ...] = ()
     """What the attempts before left for the closing summary."""
     guards: list[_Closable] = field(default_factory=list["_Closable"], repr=False)
     """Guards opened inside this attempt, closed when it ends."""
+    handed: bool = False
+    """Whether `stepguard run` makes the attempts, each in a process of its own."""
+    link: Link = field(default_factory=Link, repr=False, compare=False)
+    """What the guards tell the supervisor."""
+
+    def standings_of(self, guard: int) -> dict[str, Standing]:
+        """Where the rules of one guard stand; guards count from 0 in the order in which they are made."""
+        parts = ((name.rpartition(":"), standing) for name, standing in self.standings.items())
+        return {rule: standing for (place, _, rule), standing in parts if int(place or 0) == guard}
+
+    def leave(self, guard: int, standings: Mapping[str, Standing]) -> None:
+        """Keep where the rules of one guard stand, for the attempt that follows."""
+        self.standings = {**self.standings, **{_key(guard, name): each for name, each in standings.items()}}
 
     def next(self, remedy: Mapping[str, float | str]) -> Attempt:
         """The attempt after this one, with a remedy as a rule file has it: `lr`, `init`, `clip`, `seed`."""
@@ -54,10 +74,24 @@ class Attempt:
         )
 
 
+def _key(guard: int, rule: str) -> str:
+    """The name of a rule's standing: that of the rule, and for further guards their place before it."""
+    return f"{guard}:{rule}" if guard else rule
+
+
 CURRENT: ContextVar[Attempt | None] = ContextVar("stepguard_attempt", default=None)
 """Set by `supervise`, read by `watch`."""
 
 
 def current_attempt() -> Attempt | None:
-    """The attempt that `supervise` is making, or None outside of it."""
-    return CURRENT.get()
+    """The attempt that `supervise` is making, or `stepguard run` with this process; None outside of both."""
+    return CURRENT.get() or handed_attempt()
+
+
+@cache
+def handed_attempt() -> Attempt | None:
+    """The attempt that `stepguard run` hands to this process; None where nobody does."""
+    # Only here: the module knows attempts itself.
+    from stepguard.recover.supervised_link import receive  # noqa: PLC0415
+
+    return receive()

@@ -1,0 +1,1 @@
+"""Guards for trainings that are not written around `watch`, one file for each kind."""

@@ -1,0 +1,119 @@
+"""The training's end of `stepguard run`: tells the supervisor steps and ends, and hears its signals.
+
+Flow: in come the guard's steps and how it ends; out go the heartbeat and the word of the end. A signal that
+asks the training to end is kept until the next step boundary, where the guard can leave a snapshot.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from stepguard.errors import RestartRequested, TrainingStopped
+from stepguard.recover.attempt import Attempt
+from stepguard.recover.decision import Standing
+from stepguard.recover.handover import FOLDER, STEPPING, End, Handover, Heartbeat
+from stepguard.recover.link import Follow, Link, Removable
+
+
+class SupervisedLink(Link):
+    """Tells the supervisor through the folder it laid out. What goes wrong there costs the telling only."""
+
+    def __init__(self, handover: Handover, attempt: Attempt) -> None:
+        self._handover, self._attempt = handover, attempt
+        self._beat = Heartbeat(handover.folder)
+        self._pid = os.getpid()
+        self._hooks: list[Removable] = []
+        self._keep(signal.SIGTERM, signal.SIG_DFL)
+        self._keep(signal.SIGINT, signal.default_int_handler)
+        self._shown = sys.excepthook
+        sys.excepthook = self._except
+
+    def _keep(self, number: signal.Signals, default: Any) -> None:
+        """Keep a signal until the step boundary, unless the script has its own way with it."""
+        with suppress(ValueError):  # not the main thread: signals stay as they are
+            if signal.getsignal(number) is default:
+                signal.signal(number, self._hear)
+
+    def begin(self, run_path: Path | None, follow: Follow) -> None:
+        """A guard was made. What was told of an end before is undone: the script goes on."""
+        self._hooks.append(follow(self.alive))
+        with suppress(OSError):
+            self._handover.begin(self._attempt.number, run_path)
+
+    def step(self, step: int) -> None:
+        """A step has come to the guard."""
+        self._beat.step(step)
+
+    def alive(self, *_: Any) -> None:
+        """A sign of life that is no step."""
+        self._beat.alive()
+
+    def stop(self, stopped: TrainingStopped, standings: Mapping[str, Standing]) -> None:
+        """A rule ends the attempt: which one, and what it asks of the next."""
+        said = (stopped.step, stopped.rule, stopped.diagnosis)
+        if isinstance(stopped, RestartRequested):
+            self._end(End("restart", *said, remedy=stopped.remedy, standings=standings))
+        else:
+            self._end(End("halt", *said, standings=standings))
+
+    def close(self) -> None:
+        """The guard was closed: no more steps are to be expected."""
+        self._beat.close()
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def _end(self, end: End) -> None:
+        with suppress(OSError):
+            self._handover.end(end)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        """Keep the signal; what cannot be kept does what it did before: in a worker, or a second time."""
+        beat = self._beat.read()
+        if os.getpid() == self._pid and self.stopping is None and beat.phase == STEPPING:
+            interrupted = number == signal.SIGINT
+            self.stopping = KeyboardInterrupt() if interrupted else SystemExit(128 + number)
+            self._end(End("signal", beat.step, signal.Signals(number).name))
+        elif number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    def _except(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """Tell the supervisor what the script did not catch; an end that was told needs no traceback."""
+        told = self._handover.ended()
+        if told is not None and isinstance(error, TrainingStopped | KeyboardInterrupt):
+            return
+        if told is None and isinstance(error, Exception):
+            self._end(End("error", self._beat.read().step, f"{kind.__name__}: {error}"))
+        self._shown(kind, error, trace)
+
+
+def receive() -> Attempt | None:
+    """The attempt that `stepguard run` hands to this process; None where nobody supervises it.
+
+    One process reports to the supervisor: of several ranks that of rank 0, otherwise the first that asks. The
+    others have the attempt, and run files of their own.
+    """
+    folder = os.environ.get(FOLDER)
+    if folder is None:
+        return None
+    handover = Handover(Path(folder))
+    try:
+        attempt = handover.attempt()
+    except (OSError, ValueError):
+        return None
+    attempt.handed = True
+    with suppress(OSError):
+        if os.environ.get("RANK", "0") == "0" and handover.claim():
+            attempt.link = SupervisedLink(handover, attempt)
+            return attempt
+    attempt.run_path = None
+    return attempt
