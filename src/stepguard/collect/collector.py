@@ -6,6 +6,7 @@ from each device that holds layers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -46,6 +47,8 @@ class Collector:
             model, self._watched, lambda layer: globs is None or matches(layer, globs), on_fault
         )
         self._of_model = set(model.parameters())
+        self._optimizer: Optimizer | None = optimizer
+        self._on_fault = on_fault
         self._of_optimizer = [p for group in optimizer.param_groups for p in group["params"]]
         self._banks: list[ParameterBank] = []
         self._members = Membership([])
@@ -89,7 +92,8 @@ class Collector:
         """Make the frame of this step, before its update.
 
         With `sampled` it holds every signal of the forward passes since the last frame. Without, it holds the
-        loss and `grad.nonfinite`, and all of `grad.*` and `weight.*` where a gradient is not finite.
+        loss and `grad.nonfinite`. Where the loss or a gradient is not finite, it holds every signal: the last
+        forward pass is then made once more (see `trace`).
         """
         frame = self._frame_of_loss(step)
         transfer = self._with_loss(frame, loss)
@@ -97,12 +101,19 @@ class Collector:
             self._add_activations(frame, transfer)
             self._add_parameters(frame, transfer)
             transfer.run()
-        elif not self._screen(frame, transfer):
-            self.remember(step)
-            transfer = Transfer()
-            self._add_parameters(frame, transfer)
-            transfer.run()
+        elif not (self._screen(frame, transfer) and math.isfinite(frame.scalars.get("loss", 0.0))):
+            self._look_closer(frame)
+        self._taps.last_call = None
         return self._framer.finish(frame)
+
+    def _look_closer(self, frame: Frame) -> None:
+        """Measure what can still be measured of a step that was bad and not meant to be."""
+        self.remember(frame.step)
+        self._taps.trace()
+        transfer = Transfer()
+        self._add_activations(frame, transfer)
+        self._add_parameters(frame, transfer)
+        transfer.run()
 
     def frame_of_loss(self, step: int, loss: Tensor | None) -> Frame:
         """Make a frame of the loss alone, and forget the forward passes since the last frame."""
@@ -203,7 +214,18 @@ class Collector:
                 if len(found) == len(self._banks):
                     self._put_parameters(frame, joined([found[i] for i in range(len(found))]))
 
-            transfer.add(bank.parts(), finish)
+            transfer.add([*bank.parts(), *self._ratios(bank)], finish)
+
+    def _ratios(self, bank: ParameterBank) -> list[Tensor]:
+        """How the gradients compare with the second moments; none of an optimizer that cannot be read."""
+        if self._optimizer is None:
+            return []
+        try:
+            return bank.ratios(self._optimizer)
+        except Exception as fault:
+            self._optimizer = None
+            self._on_fault(fault)
+            return []
 
     def _put_parameters(self, frame: Frame, numbers: ParameterNumbers) -> None:
         fill_parameters(self._framer, self._members, numbers)

@@ -15,6 +15,7 @@ Places = Sequence[int] | NDArray[np.intp]
 
 WEIGHT_SIGNALS = ("weight.norm", "weight.rms", "weight.absmax", "weight.nonfinite")
 UPDATE_SIGNALS = ("update.ratio",)
+OPTIMIZER_SIGNALS = ("optim.rms_ratio",)
 GRAD_SIGNALS = ("grad.norm", "grad.rms", "grad.absmax", "grad.zero", "grad.nonfinite")
 _SOME_LAYERS_ONLY = ("act.saturated", "act.variation")
 """Signals that some layers cannot have: an unbounded activation, a batch of one. NaN means absence there."""
@@ -86,7 +87,9 @@ def fill_parameters(framer: Framer, members: Membership, numbers: ParameterNumbe
         return
     largest = members.largest(numbers.largest)
     with np.errstate(all="ignore"):
-        numel, weights, bad, updated, updates, there, *of_grads = members.total(numbers.sums)
+        numel, weights, bad, updated, updates, there, *of_grads, compared, ratios = members.total(
+            numbers.sums
+        )
         norm = np.sqrt(weights)
         framer.fill(WEIGHT_SIGNALS, members.layers, np.array((norm, norm / np.sqrt(numel), largest[0], bad)))
         if (reached := there > 0).any():
@@ -95,3 +98,6 @@ def fill_parameters(framer: Framer, members: Membership, numbers: ParameterNumbe
             framer.fill(GRAD_SIGNALS, members.layers[reached], np.array(grads)[:, reached])
         if (moved := (updated > 0) & (norm > 0)).any():
             framer.fill(UPDATE_SIGNALS, members.layers[moved], np.sqrt(updates / weights)[None, moved])
+        if (has := compared > 0).any():
+            ratio = np.sqrt(ratios / compared)
+            framer.fill(OPTIMIZER_SIGNALS, members.layers[has], ratio[None, has])

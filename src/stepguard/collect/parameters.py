@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from stepguard.collect.optimizer_state import second_moment_ratios
 from stepguard.collect.sampling import spread, whole
 
 SPREAD = 4096
@@ -22,8 +24,12 @@ SPREAD = 4096
 SUMS = (
     *("numel", "weight squares", "weight nonfinite", "updated", "update squares"),
     *("with grad", "grad numel", "grad squares", "grad nonfinite", "grad zeros"),
+    *("compared", "ratio squares"),
 )
-"""Rows of `ParameterNumbers.sums`; "updated" and "with grad" are 1 where what stands behind was measured."""
+"""Rows of `ParameterNumbers.sums`.
+
+"updated" and "with grad" are 1 where what stands behind was measured, "compared" is then the number of elements.
+"""
 
 _SMALL_SQUARE = 1e-34
 """Elements whose squares are smaller on average begin to leave single precision."""
@@ -140,17 +146,25 @@ class ParameterBank:
         self._now, self._before = (_Gathered(self._weights, self._dtype) for _ in range(2))
         self._gradients: _Gathered | None = None
         self._with_grad: list[int] = []
+        self._with_ratio: list[int] = []
         self._sampled_at: int | None = None
         self._updated = False
 
     def screen(self) -> list[Tensor]:
         """A number on the device that is finite if every gradient is, shape [1]; none without gradients.
 
-        It samples nothing: a sum is finite only if all its terms are. One that overflows is a false alarm,
-        which a closer look at all elements settles.
+        It samples nothing: a sum or a norm is finite only if all its terms are. One that overflows is a
+        false alarm, which a closer look at all elements settles.
         """
-        sums = [_dense(grad).sum(dtype=self._dtype) for p in self.parameters if (grad := p.grad) is not None]
-        return [torch.stack(sums).sum(0, keepdim=True)] if sums else []
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        if not grads:
+            return []
+        # Of number formats that are narrower the norm is far slower than the sum.
+        if all(grad.dtype == self._dtype and not grad.is_sparse for grad in grads):
+            found = torch._foreach_norm([grad.detach() for grad in grads])  # pyright: ignore
+        else:
+            found = [_dense(grad).sum(dtype=self._dtype) for grad in grads]
+        return [torch.stack(found).sum(0, keepdim=True)]
 
     def remember(self, step: int) -> None:
         """Keep a sample of the weights as they are before this step's update."""
@@ -183,15 +197,14 @@ class ParameterBank:
             parts += [self._gradients.buffer, large]
         return parts
 
-    def numbers(
-        self,
-        now: Host,
-        before: Host,
-        large: Host,
-        grads: Host | None = None,
-        large_grads: Host | None = None,
-    ) -> ParameterNumbers:
-        """Reduce the host copies of `parts` to numbers of each parameter."""
+    def ratios(self, optimizer: Optimizer) -> list[Tensor]:
+        """The last part that `numbers` needs, if the optimizer has a second moment; `parts` comes before."""
+        found = second_moment_ratios(self.parameters, optimizer) if self._with_grad else None
+        self._with_ratio = [] if found is None else found.places
+        return [] if found is None else [found.values]
+
+    def numbers(self, now: Host, before: Host, large: Host, *rest: Host) -> ParameterNumbers:
+        """Reduce the host copies of `parts` and of `ratios` to numbers of each parameter."""
         sums = np.zeros((len(SUMS), len(self.parameters)))
         largest = np.zeros((2, len(self.parameters)))
         with np.errstate(all="ignore"):
@@ -200,12 +213,16 @@ class ParameterBank:
             if self._updated:
                 sums[3] = self._trainable
                 sums[4] = np.where(self._trainable, self._now.apart(now, before), 0.0)
-            if self._gradients is not None and grads is not None and large_grads is not None:
+            if self._gradients is not None:
+                grads, large_grads, *ratios = rest
                 there = self._with_grad
                 sums[5, there], sums[6, there] = 1.0, self._now.numel[there]
                 sums[7, there], largest[1, there], sums[8, there] = self._gradients.reduce(grads, large_grads)
                 absent = self._now.numel[there] - self._gradients.numel
                 sums[9, there] = absent + self._gradients.zeros(grads)
+                for values in ratios:
+                    sums[10, self._with_ratio] = numel = self._now.numel[self._with_ratio]
+                    sums[11, self._with_ratio] = values * numel
         return ParameterNumbers(sums, largest)
 
 

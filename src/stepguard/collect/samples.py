@@ -24,6 +24,15 @@ ACTIVATION_SIGNALS = (*REDUCED, "act.absmax", "act.nonfinite")
 """The signals of outputs, in the order of the rows that `Samples.signals` gives."""
 
 
+_LIGHT = 7.0
+"""Fourth moment over the square of the second, up to which SAMPLE elements give the rms within 5 % at 95 %.
+
+The relative standard error is `sqrt((7 - 1) / 4096) / 2`, 1.9 %. A normal distribution has 3, after a ReLU 6."""
+
+Seen = tuple[float, float] | None
+"""The lowest and the highest number."""
+
+
 class Outputs(NamedTuple):
     """What was measured of the outputs of some layers."""
 
@@ -46,6 +55,8 @@ class _Row:
         self.places = self.sample = self.units = self.low = self.high = torch.empty(0)
         self.extremes: NDArray[np.floating] | None = None
         """The lowest and the highest number, where the host can see them without waiting."""
+        self.tame = False
+        """Whether the last sample had tails so light that moments need no more than the next one."""
 
 
 class Samples:
@@ -107,11 +118,11 @@ class Samples:
             self._cut(place)
         return how
 
-    def put(self, place: int, output: Tensor, unit_dim: int) -> None:
+    def put(self, place: int, output: Tensor, unit_dim: int, relu_of: Seen = None) -> None:
         """Take one output in: its extremes and units always, its sample anew at each call.
 
         A layer that is called several times in a step thus shows the extremes of all calls and the moments
-        of the last.
+        of the last. `relu_of` are the extremes of the input, if all that was done to it is a ReLU.
         """
         unit_dim %= max(output.dim(), 1)
         output = whole(output)
@@ -121,17 +132,34 @@ class Samples:
             how = self._lay_out(place, output, unit_dim)
         if not row.dense:
             output = output.contiguous()
-        self._put_extremes(place, row, output, first)
+        if relu_of is not None and row.extremes is not None:
+            low, high = (0.0, 0.0) if first else row.extremes
+            row.extremes[:] = min(low, 0.0), max(high, relu_of[1], 0.0)
+        else:
+            self._put_extremes(place, row, output, first)
+        self._put_sample(row, output, how)
+        self._squares.pop(place, None)
+        if how.numel > self.width and not row.tame:
+            self._squares[place] = self._sum_of_squares(output.as_strided((how.numel,), (1,)))
+        self._put_units(row.units, output, how, first)
+        self._called[place] = None
+
+    def _put_sample(self, row: _Row, output: Tensor, how: Plan) -> None:
+        if how.grid is not None:
+            row.sample.view(how.grid.size).copy_(how.grid.of(output))
+            return
         flat = output.as_strided((how.numel,), (1,))
         if output.dtype == self._dtype:
             torch.index_select(flat, 0, row.places, out=row.sample)
         else:
             row.sample.copy_(flat.index_select(0, row.places))
-        self._squares.pop(place, None)
-        if how.numel > self.width:
-            self._squares[place] = self._sum_of_squares(flat)
-        self._put_units(row.units, output, how, first)
-        self._called[place] = None
+
+    def extremes(self, place: int) -> Seen:
+        """The lowest and highest number of this step's calls, if they are finite and the host sees them."""
+        seen = self._rows[place].extremes
+        if seen is None or not math.isfinite(seen[0]) or not math.isfinite(seen[1]):
+            return None
+        return float(seen[0]), float(seen[1])
 
     def holds(self, place: int) -> bool:
         """Whether the layer was called in this step."""
@@ -169,14 +197,11 @@ class Samples:
         seen = how.units.of(output)
         if not how.others:
             sizes = seen.abs()
-        elif how.inner:
-            # A norm that is taken across the innermost dimension goes element by element.
-            sizes = seen.abs().sum(how.others, dtype=self._dtype)
         elif first:
-            torch.linalg.vector_norm(seen, 1, how.others, dtype=self._dtype, out=target)
+            torch.sum(seen.abs(), how.others, dtype=self._dtype, out=target)
             return
         else:
-            sizes = torch.linalg.vector_norm(seen, 1, how.others, dtype=self._dtype)
+            sizes = seen.abs().sum(how.others, dtype=self._dtype)
         target.copy_(sizes) if first else target.add_(sizes)
 
     def parts(self) -> list[Tensor]:
@@ -205,8 +230,25 @@ class Samples:
             bad, squares = np.split(rest.astype(np.float64), [len(self._bad)])
             signals[-1, list(self._bad)] = bad
             self._correct(signals, squares)
+        self._tame(sample.reshape(count, -1), found[2])
         self.forget()
         return Outputs(called, signals[:, called], hist[called])
+
+    def _tame(self, sample: Floats, rms: NDArray[np.float64]) -> None:
+        """Find the rows whose exact sum of squares can be spared at the next step.
+
+        Only a grid falls evenly on loud and quiet units alike.
+        """
+        large = [i for i in self._called if (how := self._rows[i].plan) and how.grid is not None]
+        if not large:
+            return
+        # A quarter is enough: stretches of neighbours, since a stride could fall in step with loud channels.
+        some = sample.reshape(len(sample), 64, -1)[large, ::4].reshape(len(large), -1)
+        with np.errstate(all="ignore"):
+            squares = np.square(some / rms[large, None].astype(some.dtype))
+            tails = np.einsum("ij,ij->i", squares, squares) / some.shape[1]
+        for row, tail in zip(large, tails.tolist(), strict=True):
+            self._rows[row].tame = tail <= _LIGHT
 
     def _correct(self, signals: NDArray[np.float64], squares: Floats) -> None:
         """Bring std and rms of sampled outputs in line with their exact sums of squares.

@@ -24,6 +24,9 @@ UNIT_SAMPLES = (SAMPLE, 4 * SAMPLE)
 MAX_UNITS = 1024
 """Units that are judged of an output that is not taken whole."""
 
+_LEFT_OUT = 0.035
+"""Share of a half that a grid may leave out at its ends."""
+
 Places = NDArray[np.int64]
 
 
@@ -36,6 +39,25 @@ class Strided(NamedTuple):
     def of(self, tensor: Tensor) -> Tensor:
         """The view of this tensor."""
         return tensor.as_strided(self.size, self.stride)
+
+
+class Grid(NamedTuple):
+    """Evenly spread places as a strided view, which is read three times as fast as places from a list."""
+
+    start: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The elements of a tensor whose memory has no gaps."""
+        return tensor.as_strided(self.size, self.stride, tensor.storage_offset() + self.start)
+
+    def places(self) -> Places:
+        """The places in memory, in the order of the view."""
+        found = np.full(1, self.start)
+        for size, stride in zip(self.size, self.stride, strict=True):
+            found = (found[:, None] + np.arange(size) * stride).reshape(-1)
+        return found
 
 
 class Plan(NamedTuple):
@@ -55,8 +77,8 @@ class Plan(NamedTuple):
     """Dimensions of `units` that are not the units."""
     judged: int
     """How many units are judged."""
-    inner: bool
-    """Whether units lie side by side in memory."""
+    grid: Grid | None
+    """The same places as a view of memory, where they have one."""
 
 
 @lru_cache(maxsize=4096)
@@ -69,13 +91,37 @@ def plan(shape: tuple[int, ...], stride: tuple[int, ...], unit_dim: int, most: i
     if not _dense(shape, stride):
         return None
     batch, step = (shape[0], stride[0]) if len(shape) > 1 else (1, 1)
+    grid = _paired_grid(shape, numel, step, most)
     if numel <= most:
         places, pairs = _all_places(numel, batch, step)
+    elif grid is not None:
+        places, pairs = grid.places(), most // 2
     else:
         places, pairs = _some_places(numel, batch, step, most)
     units = _units(shape, stride, unit_dim)
     others = tuple(dim for dim in range(len(shape)) if dim != unit_dim)
-    return Plan(numel, places, pairs, units, others, units.size[unit_dim], stride[unit_dim] == 1)
+    return Plan(numel, places, pairs, units, others, units.size[unit_dim], grid)
+
+
+def _paired_grid(shape: tuple[int, ...], numel: int, step: int, most: int) -> Grid | None:
+    """A grid in the first half of an even batch and its like in the second half, if memory holds one sample
+    after the other; None if the grid would leave too much out.
+    """
+    if len(shape) < 2 or shape[0] % 2 or step != numel // shape[0] or numel <= most:
+        return None
+    half = numel // 2
+    found = _stride_over(half, most // 2, shape)
+    if found is None or half - most // 2 * found > _LEFT_OUT * half:
+        return None
+    return Grid((half - most // 2 * found) // 2, (2, most // 2), (half, found))
+
+
+def _stride_over(numel: int, count: int, shape: tuple[int, ...]) -> int | None:
+    """The widest stride for so many places that falls in step with no pattern of 2, 3 or 5, nor with a
+    dimension; None if there is none but 1.
+    """
+    against = 30 * math.prod(shape)
+    return next((step for step in range(numel // count, 1, -1) if math.gcd(step, against) == 1), None)
 
 
 def _all_places(numel: int, batch: int, step: int) -> tuple[Places, int]:
@@ -158,8 +204,18 @@ def spread(tensor: Tensor, most: int) -> Tensor:
     numel = tensor.numel()
     if not _dense(tensor.shape, tensor.stride()):
         tensor = tensor.contiguous()
+    if numel > most and (grid := _grid(tuple(tensor.shape), numel, most)) is not None:
+        return grid.of(tensor)
     flat = tensor.as_strided((numel,), (1,), tensor.storage_offset())
     return flat if numel <= most else flat.index_select(0, _places_on(tensor.device, numel, most))
+
+
+@lru_cache(maxsize=4096)
+def _grid(shape: tuple[int, ...], numel: int, most: int) -> Grid | None:
+    found = _stride_over(numel, most, shape)
+    if found is None or numel - most * found > 2 * _LEFT_OUT * numel:
+        return None
+    return Grid((numel - most * found) // 2, (most,), (found,))
 
 
 @lru_cache(maxsize=4096)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
@@ -12,7 +13,8 @@ from torch.utils.hooks import RemovableHandle
 
 from stepguard.collect.activations import FUNCTIONS, PASSED_ON, bounds_of, function_of
 from stepguard.collect.layers import Watched
-from stepguard.collect.samples import WIDTHS, Samples
+from stepguard.collect.samples import WIDTHS, Samples, Seen
+from stepguard.collect.trace import Call, call_of, repeat
 from stepguard.signals import Layer
 
 INPUT = ""
@@ -70,6 +72,10 @@ class Taps:
         on_fault: Callable[[Exception], None],
     ) -> None:
         self.active = True
+        self.last_call: Call | None = None
+        """The last call of the model that was not measured."""
+        self._tracing = False
+        self._model = model
         self._chosen, self._on_fault = chosen, on_fault
         self._groups: dict[_Group, Samples] = {}
         self._seats: dict[str, _Seat] = {}
@@ -80,6 +86,8 @@ class Taps:
         self._nodes: set[Any] = set()
         self._discovering = True
         self._channels_first = False
+        self._last: tuple[weakref.ref[Tensor], int, Seen] | None = None
+        """The tensor measured last, its version then, and its extremes."""
         self._before_calls: dict[str, RemovableHandle] = {}
         self._handles = [model.register_forward_pre_hook(_Hook(self._on_input), with_kwargs=True)]
         for item in watched:
@@ -105,6 +113,7 @@ class Taps:
 
     def forget(self) -> None:
         """Forget the forward passes since the last frame."""
+        self.last_call = None
         for samples in self._groups.values():
             samples.forget()
 
@@ -115,10 +124,29 @@ class Taps:
 
     def _listening(self, module: nn.Module) -> bool:
         """Whether this call counts: training, with gradients."""
-        return self.active and module.training and torch.is_grad_enabled()
+        return self._tracing or (self.active and module.training and torch.is_grad_enabled())
+
+    def trace(self) -> None:
+        """Measure the last call again, of a step that was not measured; nothing if there was none.
+
+        Where the model fails at it, nothing is measured.
+        """
+        call, self.last_call = self.last_call, None
+        if call is None:
+            return
+        self._tracing = True
+        try:
+            repeat(self._model, call)
+        except Exception as fault:
+            self.forget()
+            self._on_fault(fault)
+        finally:
+            self._tracing = False
 
     def _on_input(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not self._listening(model):
+            if model.training and torch.is_grad_enabled():
+                self.last_call = call_of(args, kwargs)
             return
         try:
             given = first_floating((args, dict(kwargs)))
@@ -168,8 +196,9 @@ class Taps:
 
     def _after(self, item: Watched) -> Callable[..., None]:
         layer, bounds = item.layer, bounds_of(item.module)
+        relu = type(item.module) is nn.ReLU
 
-        def hook(module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if not self._listening(module):
                 return
             try:
@@ -182,13 +211,26 @@ class Taps:
                 if not item.activation:
                     self._channels_first = item.channels_first
                 on_channels = (self._channels_first and tensor.dim() > 2) or item.channels_first
-                self._measure(layer.name, tensor, 1 if on_channels else -1, bounds)
+                known = self._known(args[0]) if relu and args and output is not args[0] else None
+                self._measure(layer.name, tensor, 1 if on_channels else -1, bounds, known)
             except Exception as fault:
                 self._on_fault(fault)
 
         return hook
 
-    def _measure(self, key: str, tensor: Tensor, unit_dim: int, bounds: tuple[float, float] | None) -> None:
+    def _known(self, given: Any) -> Seen:
+        """The extremes of a tensor, if it is the one that was measured last and no one wrote to it since."""
+        last = self._last
+        return last[2] if last is not None and last[0]() is given and last[1] == given._version else None
+
+    def _measure(
+        self,
+        key: str,
+        tensor: Tensor,
+        unit_dim: int,
+        bounds: tuple[float, float] | None,
+        relu_of: Seen = None,
+    ) -> None:
         seat = self._seats.get(key)
         # The recomputation of a checkpoint counts only where the pass before it could not be seen.
         if seat is not None and _in_backward() and seat.samples.holds(seat.row):
@@ -196,7 +238,12 @@ class Taps:
         kind = tensor.device, tensor.dtype, tensor.numel()
         if seat is None or seat.kind != kind:
             seat = self._seats[key] = self._seat(key, kind, bounds)
-        seat.samples.put(seat.row, tensor, unit_dim if tensor.dim() > 1 else -1)
+        again = seat.samples.holds(seat.row)
+        seat.samples.put(seat.row, tensor, unit_dim if tensor.dim() > 1 else -1, relu_of)
+        # After several calls the extremes are those of all of them.
+        self._last = (
+            None if again else (weakref.ref(tensor), tensor._version, seat.samples.extremes(seat.row))
+        )
 
     def _seat(
         self, key: str, kind: tuple[torch.device, torch.dtype, int], bounds: tuple[float, float] | None
