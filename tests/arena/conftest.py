@@ -1,4 +1,4 @@
-"""Lets the tests import the arena as the package `arena`, and keeps pytest from collecting its modules as tests."""
+"""Lets the tests import the package `arena`, and keeps pytest from collecting its modules as tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lecture's rising crash, measured in a finished bare run: independent of the rule language, with hindsight."""
+"""The lecture's rising crash, measured with hindsight in a finished bare run, without the rule language."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ if TYPE_CHECKING:
 WITHIN = 60
 EARLY = 0.3
 CLIMB = 3
-"""Steps that a climb takes at least: what jumps at one step is an outlier."""
+"""Steps that a climb takes at least."""
 
 
 def crash_steps(std: np.ndarray) -> np.ndarray:
-    """Steps, of shape (steps,), at which one layer's std has climbed threefold and fallen to a third."""
-    found = np.zeros(len(std), dtype=bool)
+    """Steps, of shape (steps,), at which one layer's std has climbed threefold and fallen to a third.
+
+    Of three neighbours the middle one counts: what jumps at one step is an outlier in the data.
+    """
+    std = np.median(np.stack([std[:-2], std[1:-1], std[2:]]), axis=0) if len(std) > 2 else std
+    found = np.zeros(len(std), dtype=np.bool_)
     for now in range(CLIMB + 1, len(std)):
         recent = std[max(0, now - WITHIN) : now + 1]
         peak = int(np.nanargmax(recent)) if np.isfinite(recent).any() else 0
@@ -36,7 +40,9 @@ def crashes(recording: Recording) -> int | None:
         return None
     std = np.stack(
         [
-            frame.vectors["act.std"].values if "act.std" in frame.vectors else np.full(len(recording.layers), np.nan)
+            frame.vectors["act.std"].values
+            if "act.std" in frame.vectors
+            else np.full(len(recording.layers), np.nan)
             for frame in early
         ]
     ).astype(np.float64)

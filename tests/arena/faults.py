@@ -120,7 +120,9 @@ def bad_values(value: float, at: Callable[[int], bool]) -> Callable[[int, Tensor
     return change
 
 
-def outliers(factor: float, at: Callable[[int], bool], share: float = 1.0) -> Callable[[int, Tensor, Tensor], Pair]:
+def outliers(
+    factor: float, at: Callable[[int], bool], share: float = 1.0
+) -> Callable[[int, Tensor, Tensor], Pair]:
     """Inputs are multiplied, of a share of the batch, at some steps."""
 
     def change(t: int, x: Tensor, y: Tensor) -> Pair:

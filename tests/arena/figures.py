@@ -1,4 +1,4 @@
-"""Figures of a pack over many runs, with exact binomial intervals, for the families tuned on and for those held out."""
+"""Figures of a pack over many runs, with exact intervals, for families tuned on and for those held out."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from arena import catalog
-from arena.judge import Verdict
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest
+
+from arena import catalog
+from arena.judge import Verdict
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,7 @@ class RuleFigures:
     false_stops: Share
     false_warnings: float
     lead: float | None
-    """Median steps from its stop to the first loss that is not finite or twice its first, of failing runs that
-    have one."""
+    """Median steps from its stop to the first loss that is not finite or twice its first, where there is one."""
     only: int
     """Failing runs that no other rule stops."""
 
@@ -118,18 +118,48 @@ def halves(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
 
 def show(verdicts: Sequence[Verdict], rules: Sequence[str], title: str, console: Console) -> None:
     """Print the pack's figures, and those of each rule."""
-    whole = Table("families", "failing stopped", "healthy stopped", "crashes stopped", "budget used", "false alerts/1,000", title=title)
+    whole = Table(
+        "families",
+        "failing stopped",
+        "healthy stopped",
+        "crashes stopped",
+        "budget used",
+        "false alerts/1,000",
+        title=title,
+    )
     for name, part in halves(verdicts).items():
         f = figures(part)
-        whole.add_row(name, str(f.stopped), str(f.false_stops), str(f.crashes), f"{f.budget:.1%}", f"{f.false_warnings:.2f}")
+        whole.add_row(
+            name,
+            str(f.stopped),
+            str(f.false_stops),
+            str(f.crashes),
+            f"{f.budget:.1%}",
+            f"{f.false_warnings:.2f}",
+        )
     console.print(whole)
-    table = Table("rule", "hits tuning", "hits held out", "false tuning", "false held out", "alerts/1,000", "lead", "only it")
+    table = Table(
+        "rule",
+        "hits tuning",
+        "hits held out",
+        "false tuning",
+        "false held out",
+        "alerts/1,000",
+        "lead",
+        "only it",
+    )
     parts = halves(verdicts)
     for rule in rules:
         t, h, a = (rule_figures(parts[name], rule) for name in ("tuning", "held out", "all"))
         lead = "" if a.lead is None else f"{a.lead:.0f}"
         table.add_row(
-            rule, f"{t.hits.hits}/{t.hits.of}", f"{h.hits.hits}/{h.hits.of}", f"{t.false_stops.hits}/{t.false_stops.of}",
-            f"{h.false_stops.hits}/{h.false_stops.of}", f"{a.false_warnings:.2f}", lead, str(a.only),
+            rule,
+            f"{t.hits.hits}/{t.hits.of}",
+            f"{h.hits.hits}/{h.hits.of}",
+            f"{t.false_stops.hits}/{t.false_stops.of}",
+            f"{h.false_stops.hits}/{h.false_stops.of}",
+            f"{a.false_warnings:.2f}",
+            lead,
+            str(a.only),
         )
     console.print(table)

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from arena.tasks import Task
-from arena.training import Training
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from arena.tasks import Task
+from arena.training import Training
 
 Pair = tuple[Tensor, Tensor]
 
@@ -45,7 +46,7 @@ def quality(model: nn.Module, task: Task) -> float:
     return float((out.argmax(-1) == task.test_y).float().mean())
 
 
-def fit(  # noqa: PLR0913
+def fit(
     model: nn.Module,
     task: Task,
     *,
@@ -69,8 +70,8 @@ def fit(  # noqa: PLR0913
 ) -> Training:
     """A supervised training of `model` on `task`.
 
-    `prepare` changes the model at first, `poison` a batch, `order` draws a batch (step, size), `schedule` scales
-    the learning rate by progress, `before` acts on model and optimizer at each step, by progress.
+    `prepare` changes the model at first, `poison` a batch, `order` draws a batch (step, size), `schedule`
+    scales the learning rate by progress, `before` acts on model and optimizer at each step, by progress.
     """
     if prepare is not None:
         prepare(model)

@@ -1,7 +1,7 @@
 """What a rule pack would have done to recorded runs: the pack as a whole, and each of its rules alone.
 
-Flow: the frames of a run go once through the engine; the decisions are taken for all rules together and for each
-rule for itself, as if the others were not there.
+Flow: the frames of a run go once through the engine; the decisions are taken for all rules together and for
+each rule for itself, as if the others were not there.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class Verdict:
     """Of each rule alone."""
     warnings: dict[str, int] = field(default_factory=dict[str, int])
     """How often each rule began to fire, up to the stop."""
+    fired: dict[str, int] = field(default_factory=dict[str, int])
+    """The step at which each rule first began to fire."""
     broken: int | None = None
     """The first step with a loss that is not finite, or twice its first one."""
     acted: int | None = None
@@ -63,12 +65,15 @@ def judge(
     for frame in recording.frames:
         changes = engine.evaluate(thinned(frame, every))
         fresh = {change.rule for change in changes if change.state == "firing"}
-        if verdict.stopped is None:
-            for name in fresh:
+        for name in fresh:
+            verdict.fired.setdefault(name, frame.step)
+            if verdict.stopped is None:
                 verdict.warnings[name] = verdict.warnings.get(name, 0) + 1
         firing, holding = engine.firing(), engine.holding()
         alarms = [
-            Alarm(rule, rule.name in fresh, rule.name in holding) for rule in rules.rules if rule.name in firing
+            Alarm(rule, rule.name in fresh, rule.name in holding)
+            for rule in rules.rules
+            if rule.name in firing
         ]
         _note(verdict, frame.step, whole.decide(frame.step, alarms))
         for rule in rules.rules:

@@ -1,7 +1,7 @@
-"""Records bare runs: each scenario and seed once, in its own process, all signals at every step, and its outcome.
+"""Records bare runs: each scenario and seed once, in worker processes: all signals at every step, the outcome.
 
-Flow: a scenario is trained with a guard that only looks (`dry_run`), its frames go into one compressed file, its
-outcome into `outcomes.jsonl`. What is there already, of the same sources, is not run again.
+Flow: a scenario is trained with a guard that only looks (`dry_run`), its frames go into one compressed file,
+its outcome into `outcomes.jsonl`. What is there already is not run again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from arena import catalog
 from arena.crashes import crashes
 from arena.training import Scenario
@@ -52,6 +53,14 @@ class Outcome:
     def label(self) -> str:
         """`failing`, `healthy`, or `between`, by the outcome alone."""
         return "failing" if self.score < 0.5 else "healthy" if self.score > 0.8 else "between"
+
+    def line(self) -> str:
+        """It as a line of the log."""
+        crash = "" if self.crash is None else f"crash {self.crash}"
+        return (
+            f"{self.scenario:42} {self.seed} {self.intent:8} {self.score:6.2f} {self.label:8}"
+            f" {self.steps:5} steps {self.seconds:5.1f} s {crash}"
+        )
 
 
 @dataclass
@@ -138,12 +147,17 @@ def outcomes(folder: Path) -> dict[tuple[str, int], Outcome]:
     return {(o.scenario, o.seed): o for o in found if o.scenario in catalog.SCENARIOS}
 
 
-def record_all(names: Sequence[str], seeds: Iterable[int], folder: Path, jobs: int = 2, again: bool = False) -> None:
-    """Record what is missing, in parallel processes; a fault in one run is said and leaves the others alone."""
+def record_all(
+    names: Sequence[str], seeds: Iterable[int], folder: Path, jobs: int = 2, again: bool = False
+) -> None:
+    """Record what is missing, in parallel; a fault in one run is said and leaves the others alone."""
     folder.mkdir(parents=True, exist_ok=True)
     there = outcomes(folder)
     todo = [(name, seed) for seed in seeds for name in names if again or (name, seed) not in there]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool, (folder / "outcomes.jsonl").open("a") as out:
+    with (
+        ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
+        (folder / "outcomes.jsonl").open("a") as out,
+    ):
         futures = {pool.submit(record, name, seed, folder): (name, seed) for name, seed in todo}
         for future in as_completed(futures):
             try:
@@ -153,8 +167,7 @@ def record_all(names: Sequence[str], seeds: Iterable[int], folder: Path, jobs: i
                 continue
             out.write(json.dumps(asdict(outcome)) + "\n")
             out.flush()
-            print(f"{outcome.scenario:42} {outcome.seed} {outcome.intent:8} {outcome.score:6.2f} {outcome.label:8}"
-                  f" {outcome.steps:5} steps {outcome.seconds:5.1f} s {'' if outcome.crash is None else f'crash {outcome.crash}'}", flush=True)
+            print(outcome.line(), flush=True)
 
 
 def load(folder: Path) -> Iterator[tuple[Outcome, Recording]]:

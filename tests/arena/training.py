@@ -1,7 +1,7 @@
-"""One small training, bare or guarded: the part of a loop that all scenarios share, and what each may override.
+"""One small training, bare or guarded: the loop that all scenarios share, and what each may change in it.
 
-Flow: a scenario builds a `Training` from the global generators, `run` takes its steps, `score` says on held-out
-data how well it ended.
+Flow: a scenario builds a `Training` from the global generators, `run` takes its steps, `score` says on
+held-out data how well it ended.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import stepguard
 
 @dataclass
 class Training:
-    """A model in training: `loss(t)` makes the loss of step `t`, `score()` is larger where it ended better."""
+    """A model in training: `loss(t)` makes the loss of step `t`, `score()` is larger where it is better."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -115,7 +115,7 @@ class Scenario:
         return value if -1 < value < 10 else -1.0
 
     def train(self, attempt: stepguard.Attempt, **watch: Any) -> float:
-        """One guarded attempt inside `stepguard.supervise`, which seeds the generators; the normalised score."""
+        """One guarded attempt inside `stepguard.supervise`, which seeds it; the normalised score."""
         training = self.build()
         with training.watch(**({"console": None, "run": None} | watch)) as guard:
             training.run(guard)
@@ -135,9 +135,7 @@ class Family:
         def build() -> Training:
             return self.base(**changes)
 
-        return Scenario(
-            f"{self.name}/{name}", self.name, intent, build, self.chance, self.reference, curable
-        )
+        return Scenario(f"{self.name}/{name}", self.name, intent, build, self.chance, self.reference, curable)
 
     def healthy(self, name: str, /, **changes: Any) -> Scenario:
         """A scenario that should train well."""

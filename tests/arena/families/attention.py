@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from arena import faults as f
 from arena import tasks
 from arena.families import nets
@@ -34,7 +35,11 @@ def _vit(drop: float = 0.0, post: bool = False, **changes: Any) -> Training:
 def _recurrent(kind: str, **defaults: Any) -> Any:
     def base(inputs: int = 8, width: int = 48, layers: int = 1, **changes: Any) -> Training:
         task = changes.pop("task", tasks.digits())
-        return fit(nets.Recurrent(kind, width, inputs, layers), task, **({"lr": 5e-3, "steps": 250} | defaults | changes))
+        return fit(
+            nets.Recurrent(kind, width, inputs, layers),
+            task,
+            **({"lr": 5e-3, "steps": 250} | defaults | changes),
+        )
 
     return base
 
@@ -73,7 +78,13 @@ SCENARIOS = [
     residual.failing("lr-5", opt="sgd", lr=5.0, optim={"momentum": 0.9}),
     residual.failing("adam-lr-03", lr=0.3),
     residual.failing("frozen-all", prepare=f.freeze(""), curable=False),
-    residual.failing("frozen-but-stem", prepare=lambda m: (f.freeze("blocks")(m), f.freeze("head")(m), f.freeze("norms")(m)), opt="sgd", lr=1e-3, curable=False),
+    residual.failing(
+        "frozen-but-stem",
+        prepare=lambda m: (f.freeze("blocks")(m), f.freeze("head")(m), f.freeze("norms")(m)),
+        opt="sgd",
+        lr=1e-3,
+        curable=False,
+    ),
     residual.failing("outliers-often", poison=f.outliers(1e4, f.each(5), 0.05), opt="sgd", lr=0.1),
     pre.healthy("plain"),
     pre.healthy("warm-up", schedule=f.warmup(0.2)),
@@ -112,7 +123,9 @@ SCENARIOS = [
     rnn.healthy("relu", relu=True, clip=1.0),
     rnn.healthy("clip-sgd", opt="sgd", lr=0.1, clip=1.0, steps=400),
     rnn.failing("explode", relu=True, prepare=f.weights(3.0), opt="sgd", lr=0.1),
-    rnn.failing("explode-64-steps", relu=True, inputs=1, prepare=f.weights(1.6), opt="sgd", lr=0.05, steps=60),
+    rnn.failing(
+        "explode-64-steps", relu=True, inputs=1, prepare=f.weights(1.6), opt="sgd", lr=0.05, steps=60
+    ),
     rnn.failing("vanish-64-steps", inputs=1, prepare=f.weights(0.2), opt="sgd", lr=0.05, steps=80),
     rnn.failing("tanh-saturated", prepare=f.weights(30.0)),
     rnn.failing("relu-lr", relu=True, lr=0.2),

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
+
 from arena import faults as f
 from arena import tasks
 from arena.families import nets
 from arena.fitting import fit
 from arena.training import Family, Training
-from torch import nn
 
 
-def _lecture(activation: nets.Activation = nn.ReLU, norm: bool = False, raw: bool = False, **changes: Any) -> Training:
+def _lecture(
+    activation: nets.Activation = nn.ReLU, norm: bool = False, raw: bool = False, **changes: Any
+) -> Training:
     task = tasks.mnist()
     model = nets.lecture_cnn(activation, norm)
     if not raw:
@@ -27,7 +30,11 @@ def _small_cnn(task: tasks.Task | None = None, **changes: Any) -> Training:
 
 
 def _mlp(
-    task: tasks.Task | None = None, drop: float = 0.0, width: int = 64, activation: nets.Activation = nn.ReLU, **changes: Any
+    task: tasks.Task | None = None,
+    drop: float = 0.0,
+    width: int = 64,
+    activation: nets.Activation = nn.ReLU,
+    **changes: Any,
 ) -> Training:
     task = task or tasks.digits()
     model = nets.mlp((task.x.shape[1], width, width, task.classes), activation, drop)
@@ -39,7 +46,11 @@ def _tables(name: str = "wine", scaled: bool = True, **changes: Any) -> Training
 
 
 def _deep(
-    depth: int = 12, activation: nets.Activation = nn.ReLU, norm: bool = False, init: bool = True, **changes: Any
+    depth: int = 12,
+    activation: nets.Activation = nn.ReLU,
+    norm: bool = False,
+    init: bool = True,
+    **changes: Any,
 ) -> Training:
     model = nets.mlp((64, *[48] * depth, 10), activation, norm=norm)
     if init and not norm:
@@ -114,7 +125,9 @@ SCENARIOS = [
     shallow.failing("dropout-99", drop=0.99, curable=False),
     shallow.failing("sorted", order=f.by_label(tasks.digits().y), opt="sgd", lr=0.3, curable=False),
     shallow.failing("schedule-bug", opt="sgd", lr=0.1, schedule=f.jump(0.4, 300.0)),
-    shallow.failing("one-class-a-batch", order=f.one_class_a_batch(tasks.digits().y, 20), opt="sgd", lr=0.2, curable=False),
+    shallow.failing(
+        "one-class-a-batch", order=f.one_class_a_batch(tasks.digits().y, 20), opt="sgd", lr=0.2, curable=False
+    ),
     tables.healthy("wine"),
     tables.healthy("breast-cancer", name="breast_cancer"),
     tables.healthy("iris", name="iris"),
@@ -145,7 +158,9 @@ SCENARIOS = [
     bounded.failing("tanh-saturated-sgd", prepare=f.weights(40.0), opt="sgd", lr=0.1),
     bounded.failing("sigmoid-6-sgd", activation=nn.Sigmoid, depth=6, opt="sgd", lr=0.1),
     bounded.failing("sigmoid-6-lr-10", activation=nn.Sigmoid, depth=6, opt="sgd", lr=10.0),
-    bounded.failing("raw-sigmoid", task=tasks.raw_digits(), activation=nn.Sigmoid, prepare=f.weights(20.0), depth=4),
+    bounded.failing(
+        "raw-sigmoid", task=tasks.raw_digits(), activation=nn.Sigmoid, prepare=f.weights(20.0), depth=4
+    ),
     bounded.failing("lr-jump", opt="sgd", lr=0.1, schedule=f.jump(0.3, 1000.0)),
     bounded.failing("tiny-init-sgd", prepare=f.weights(0.02), opt="sgd", lr=0.05),
 ]

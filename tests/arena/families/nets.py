@@ -7,13 +7,16 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from arena.tasks import VOCABULARY
 from torch import Tensor, nn
+
+from arena.tasks import VOCABULARY
 
 Activation = Callable[[], nn.Module]
 
 
-def mlp(widths: Sequence[int], activation: Activation = nn.ReLU, drop: float = 0.0, norm: bool = False) -> nn.Module:
+def mlp(
+    widths: Sequence[int], activation: Activation = nn.ReLU, drop: float = 0.0, norm: bool = False
+) -> nn.Module:
     """Linear layers with activations between."""
     layers: list[nn.Module] = []
     for i, o in pairwise(widths):
@@ -27,7 +30,11 @@ def lecture_cnn(activation: Activation = nn.ReLU, norm: bool = False) -> nn.Modu
     """The lecture's five stride-2 convolutions, 1-8-16-32-64-10, on 28 x 28."""
     layers: list[nn.Module] = [nn.Conv2d(1, 8, 5, stride=2, padding=2)]
     for i, o in ((8, 16), (16, 32), (32, 64), (64, 10)):
-        layers += [*([nn.BatchNorm2d(i)] if norm else []), activation(), nn.Conv2d(i, o, 3, stride=2, padding=1)]
+        layers += [
+            *([nn.BatchNorm2d(i)] if norm else []),
+            activation(),
+            nn.Conv2d(i, o, 3, stride=2, padding=1),
+        ]
     return nn.Sequential(*layers, nn.Flatten())
 
 

@@ -1,4 +1,4 @@
-"""Autoencoders, regression, embeddings, mixtures of experts, GANs, contrastive nets, distillation, reinforcement, fine-tuning."""
+"""Autoencoders, regression, embeddings, experts, GANs, contrast, distillation, rewards, fine-tuning."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from arena import faults as f
 from arena import tasks
 from arena.families import nets
 from arena.fitting import fit, optimizer_of, quality
 from arena.tasks import Task
 from arena.training import Family, Training
-from torch import Tensor, nn
 
 
-def _autoencoder(task: Task | None = None, activation: nets.Activation = nn.ReLU, code: int = 12, **changes: Any) -> Training:
+def _autoencoder(
+    task: Task | None = None, activation: nets.Activation = nn.ReLU, code: int = 12, **changes: Any
+) -> Training:
     task = task or tasks.digits()
     same = Task(task.x, task.x, task.test_x, task.test_x)
     model = nets.mlp((64, 48, code, 48, 64), activation)
@@ -40,11 +43,19 @@ def _experts(idle: int = 0, **changes: Any) -> Training:
 
 
 def _gan(
-    lr_g: float = 1e-3, lr_d: float = 1e-3, steps: int = 600, watched: str = "both", prepare: Any = None, poison: Any = None
+    *,
+    lr_g: float = 1e-3,
+    lr_d: float = 1e-3,
+    steps: int = 600,
+    watched: str = "both",
+    prepare: Any = None,
+    poison: Any = None,
 ) -> Training:
     """Digits out of noise; the score is the share of the pixels' means and spreads that is right."""
     x = tasks.digits().x
-    model = nn.ModuleDict({"g": nets.mlp((16, 64, 64)), "d": nets.mlp((64, 64, 1), lambda: nn.LeakyReLU(0.2))})
+    model = nn.ModuleDict(
+        {"g": nets.mlp((16, 64, 64)), "d": nets.mlp((64, 64, 1), lambda: nn.LeakyReLU(0.2))}
+    )
     if prepare:
         prepare(model)
     g, d = model["g"], model["d"]
@@ -56,7 +67,9 @@ def _gan(
         real = x[torch.randint(len(x), (64,))]
         real = poison(t, real, real)[0] if poison else real
         fake = g(torch.randn(64, 16)).detach()
-        loss = F.binary_cross_entropy_with_logits(d(real), ones) + F.binary_cross_entropy_with_logits(d(fake), zeros)
+        loss = F.binary_cross_entropy_with_logits(d(real), ones) + F.binary_cross_entropy_with_logits(
+            d(fake), zeros
+        )
         best_d.zero_grad()
         loss.backward()
         best_d.step()
@@ -125,13 +138,22 @@ def _distilled(heat: float = 3.0, **changes: Any) -> Training:
     task = Task(task.x, _teacher()(task.x), task.test_x, task.test_y, 10)
 
     def loss(out: Tensor, soft: Tensor) -> Tensor:
-        return F.kl_div((out / heat).log_softmax(-1), (soft / heat).softmax(-1), reduction="batchmean") * heat**2
+        return (
+            F.kl_div((out / heat).log_softmax(-1), (soft / heat).softmax(-1), reduction="batchmean") * heat**2
+        )
 
     return fit(nets.mlp((64, 24, 10)), task, **({"lr": 5e-3, "steps": 300, "criterion": loss} | changes))
 
 
 def _reinforce(
-    lr: float = 3e-3, steps: int = 500, reward: float = 1.0, opt: str = "adam", baseline: bool = True, prepare: Any = None, shuffled: bool = False
+    *,
+    lr: float = 3e-3,
+    steps: int = 500,
+    reward: float = 1.0,
+    opt: str = "adam",
+    baseline: bool = True,
+    prepare: Any = None,
+    shuffled: bool = False,
 ) -> Training:
     """A bandit that sees a digit and is paid for naming it: REINFORCE with the batch's mean as baseline."""
     task = tasks.digits()
@@ -204,7 +226,11 @@ SCENARIOS = [
     regression.failing("outlier-batches", poison=f.outliers(1e3, f.each(4), 0.1), opt="sgd", lr=0.02),
     regression.failing("nan-inputs", poison=f.bad_values(NAN, f.once(30))),
     regression.failing("shuffled", poison=f.other_labels(2), curable=False),
-    regression.failing("sqrt-loss", criterion=lambda out, y: (out - out.detach()).sqrt().mean() + F.mse_loss(out, y), curable=False),
+    regression.failing(
+        "sqrt-loss",
+        criterion=lambda out, y: (out - out.detach()).sqrt().mean() + F.mse_loss(out, y),
+        curable=False,
+    ),
     bag.healthy("plain"),
     bag.healthy("sparse-sgd", sparse=True),
     bag.healthy("adagrad", opt="adagrad", lr=0.1),
@@ -255,6 +281,8 @@ SCENARIOS = [
     tuned.failing("lr-1", frozen=False, lr=1.0),
     tuned.failing("only-a-bias", parameters=lambda m: [m[4].bias], opt="sgd", lr=1e-2, curable=False),
     tuned.failing("all-frozen-but-list", parameters=lambda m: [nn.Parameter(torch.zeros(1))], curable=False),
-    tuned.failing("trained-then-destroyed", switch=False, frozen=False, opt="sgd", lr=0.05, schedule=f.jump(0.5, 1000.0)),
+    tuned.failing(
+        "trained-then-destroyed", switch=False, frozen=False, opt="sgd", lr=0.05, schedule=f.jump(0.5, 1000.0)
+    ),
     tuned.failing("dead", frozen=False, prepare=f.biases(-50.0)),
 ]
