@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from stepguard.report.measured import measured
+from stepguard.report.vocabulary import DEEDS
 from stepguard.report.words import count, listing, settings
 from stepguard.rules import tree
 from stepguard.rules.functions import FUNCTIONS, Detector, Function, Setting
@@ -18,16 +20,6 @@ from stepguard.signals import Signal
 Lines = Iterator[tuple[str, str]]
 """Labels and texts, from top to bottom."""
 
-_ACTIONS = {
-    "warn": "say so, and go on",
-    "notify": "say so, call the subscribers that asked for alerts, and go on",
-    "snapshot": "write a snapshot and the evidence",
-    "skip": "leave this optimizer step out",
-    "lower_lr": "go on",
-    "rollback": "go back to the newest healthy snapshot",
-    "restart": "end the attempt; the next begins from nothing",
-    "halt": "halt the training",
-}
 _AUTO = "a remedy chosen by what was measured and tried"
 
 
@@ -59,6 +51,7 @@ def _reasons(rule: Rule, text: str) -> Lines:
         yield "cures", "\n".join(f"- {advice}" for advice in rule.advice)
     if rule.source:
         yield "source", rule.source
+    yield "measured", measured(rule)
     for name in _detectors(rule):
         yield "noise", f"{name}: {_paragraph(name, 'False alarms')}"
 
@@ -124,7 +117,7 @@ def ladder_words(rule: Rule) -> Iterator[str]:
 def action_words(action: Action, *, last: bool) -> str:
     """One rung: what it does, with what, and how often."""
     changed = settings(action.settings) or (_AUTO if action.kind == "restart" else "")
-    words = f"{_ACTIONS[action.kind]}{f', with {changed}' if changed else ''}"
+    words = f"{DEEDS[action.kind]}{f', with {changed}' if changed else ''}"
     times = action.times or (None if last else 1)
     return words if times in (None, 1) else f"{words}, up to {times:,} times"
 

@@ -38,6 +38,8 @@ class Recorder:
             self._writer.event("decision", step, as_json(observation.decision))
         for rule in observation.cured:
             self._writer.event("cured", step, {"rule": rule})
+        for rule in observation.failed:
+            self._writer.event("not recovered", step, {"rule": rule})
 
 
 class Tally:

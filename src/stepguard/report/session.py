@@ -23,7 +23,8 @@ from stepguard.report.recorder import Recorder, Tally, Teller, diagnoses
 from stepguard.report.summary import Summary
 from stepguard.rules.dump import dump_rules
 from stepguard.rules.rule import Ruleset
-from stepguard.series.runfile import RunWriter
+from stepguard.series.runfile import AttemptRecord, RunWriter
+from stepguard.series.set_aside import set_aside
 
 
 class Reports:
@@ -91,6 +92,29 @@ class Reports:
             self._tell(observation, found)
         return found
 
+    def event(self, kind: str, step: int, data: Mapping[str, Any]) -> None:
+        """Record something that is neither an alert nor a decision."""
+        if self._writer is not None:
+            self._writer.event(kind, step, data)
+
+    def go_on(self, path: Path, record: AttemptRecord, step: int) -> None:
+        """Go on with a run that was broken off, from `step`; the file that was begun for this one goes away.
+
+        Raises RunFileError or sqlite3.Error if the run file cannot be written.
+        """
+        begun, writer = self.run_path, self._writer
+        if writer is not None:
+            writer.close()
+        set_aside(path, record.number, step)
+        self._writer = RunWriter(path)
+        self._writer.begin_attempt(record.number, record.info)
+        self._record, self.run_path = Recorder(self._writer), path
+        if begun is not None and not begun.samefile(path):
+            begun.unlink()
+        if self._attempt.run_path == begun:
+            self._attempt.run_path = path
+        self._tally.steps = step
+
     def note(self, text: str) -> None:
         """Tell something that is no alert."""
         if self._console is not None:
@@ -122,5 +146,11 @@ def _fresh(folder: Path) -> Path:
 
 def _replayable(rules: Ruleset, attempt: Attempt) -> dict[str, Any]:
     """What a replay needs beside the frames, and the rule files as they were written."""
-    standings = {name: [standing.rung, standing.used] for name, standing in attempt.standings.items()}
-    return {"rules": dump_rules(rules), "files": dict(rules.texts), "standings": standings}
+    guard = len(attempt.guards)
+    standings = {name: [each.rung, each.used] for name, each in attempt.standings_of(guard).items()}
+    return {
+        "rules": dump_rules(rules),
+        "files": dict(rules.texts),
+        "standings": standings,
+        "guard": guard,
+    }
