@@ -47,7 +47,7 @@ def _judge(outcome: Outcome, *, folder: Path, pack: str | None, total: bool, eve
 
 
 def judge_all(
-    runs: list[Outcome], folder: Path, pack: str | None, jobs: int = 2, total: bool = True, every: int = 1
+    runs: list[Outcome], folder: Path, pack: str | None, *, jobs: int = 2, total: bool = True, every: int = 1
 ) -> list[Verdict]:
     """Replay many runs in parallel."""
     work = partial(_judge, folder=folder, pack=pack, total=total, every=every)
@@ -115,7 +115,7 @@ def show_wrong(verdicts: list[Verdict], console: Console) -> None:
             )
         elif figures.healthy(v) and v.stopped is not None:
             console.print(
-                f"stopped, though healthy: {o.scenario} seed {o.seed}, score {o.score:.2f}, step {v.stopped} by {v.by}"
+                f"stopped, though healthy: {o.scenario} seed {o.seed}, {o.score:.2f}, step {v.stopped}, {v.by}"
             )
         elif figures.healthy(v) and v.acted is not None:
             console.print(
@@ -146,11 +146,11 @@ def main() -> None:
     names = [name for name in catalog.SCENARIOS if fnmatchcase(name, args.only)]
     record_all(names, range(args.seeds), args.folder, args.jobs, args.again)
     runs = [o for o in outcomes(args.folder).values() if o.scenario in names and o.seed < args.seeds]
-    verdicts = judge_all(runs, args.folder, args.pack, args.jobs, not args.no_total, args.every)
+    verdicts = judge_all(runs, args.folder, args.pack, jobs=args.jobs, total=not args.no_total, every=args.every)
     rules = [rule.name for rule in load_rules(args.pack).rules]
     title = f"{args.pack}: {len(names)} scenarios, {args.seeds} seeds, {sum(o.steps for o in runs):,} steps"
     figures.show(verdicts, rules, title, console)
-    under = judge_all(runs, args.folder, None, args.jobs, not args.no_total, args.every)
+    under = judge_all(runs, args.folder, None, jobs=args.jobs, total=not args.no_total, every=args.every)
     others = show_baselines(verdicts, under, console)
     show_wrong(verdicts, console)
     data = {"pack": as_data(verdicts), "rules": measured(verdicts, rules), "baselines": others}

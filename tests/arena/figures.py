@@ -85,7 +85,7 @@ class RuleFigures:
     false_stops: Share
     false_warnings: float
     lead: float | None
-    """Median steps from its stop to the first loss that is not finite or twice its first, where there is one."""
+    """Median steps from its stop to the first loss that is not finite or twice its first, where one is."""
     only: int
     """Failing runs that no other rule stops."""
 

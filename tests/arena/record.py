@@ -1,4 +1,4 @@
-"""Records bare runs: each scenario and seed once, in worker processes: all signals at every step, the outcome.
+"""Records bare runs, each scenario and seed once, in worker processes: all signals and the outcome.
 
 Flow: a scenario is trained with a guard that only looks (`dry_run`), its frames go into one compressed file,
 its outcome into `outcomes.jsonl`. What is there already is not run again.

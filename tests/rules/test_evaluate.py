@@ -30,7 +30,7 @@ def conditions() -> st.SearchStrategy[str]:
     """Conditions of the language, most of them right."""
     names = st.sampled_from([*VECTORS, *SCALARS, "step", "progress", "0.5", "2", "inf"])
     binary, logic = st.sampled_from(["+", "-", "*", "/", "**"]), st.sampled_from(["and", "or"])
-    steps = ["mean", "max", "ewma", "prev", "delta", "growth", "slope"]
+    steps = ["mean", "median", "max", "ewma", "prev", "delta", "growth", "slope"]
     number = st.recursive(
         names,
         lambda inner: st.one_of(
