@@ -14,60 +14,43 @@ import json
 import os
 import sys
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from fnmatch import fnmatchcase
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from arena import baselines, catalog, figures
-from arena.judge import Verdict, judge
-from arena.record import FOLDER, Outcome, Recording, outcomes, path_of, record_all
+from arena.judge import Verdict, judge_all
+from arena.record import FOLDER, outcomes, record_all
 from stepguard.rules.packs import load_rules
 from stepguard.rules.rule import Ruleset
 
 MEASURED = Path(__file__).parents[2] / "rules" / "measured.json"
 
 
-def _judge(outcome: Outcome, *, folder: Path, pack: str | None, total: bool, every: int) -> Verdict:
-    """Replay one run, in a worker process, under a pack, or under the baselines."""
-    torch.set_num_threads(1)
-    rules: Ruleset = baselines.rules() if pack is None else load_rules(pack)
-    recording = Recording.load(path_of(folder, outcome.scenario, outcome.seed))
-    return judge(rules, outcome, recording, total, every)
-
-
-def judge_all(
-    runs: list[Outcome], folder: Path, pack: str | None, *, jobs: int = 2, total: bool = True, every: int = 1
-) -> list[Verdict]:
-    """Replay many runs in parallel."""
-    work = partial(_judge, folder=folder, pack=pack, total=total, every=every)
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(work, runs, chunksize=4))
-
-
-def measured(verdicts: list[Verdict], names: list[str]) -> dict[str, Any]:
+def measured(verdicts: list[Verdict], rules: Ruleset) -> dict[str, Any]:
     """What `stepguard explain` quotes: each rule's figures over all families."""
+    bad, good = list(filter(figures.failing, verdicts)), list(filter(figures.healthy, verdicts))
     found: dict[str, Any] = {}
-    for name in names:
-        rule = figures.rule_figures(verdicts, name)
-        found[name] = {
-            "hits": rule.hits.hits,
-            "failing": rule.hits.of,
-            "false_stops": rule.false_stops.hits,
-            "healthy": rule.false_stops.of,
-            "false_warnings_per_1000_steps": round(rule.false_warnings, 3),
-            "lead": rule.lead,
-            "only_it": rule.only,
+    for rule in rules.rules:
+        alone = figures.rule_figures(verdicts, rule.name)
+        found[rule.name] = {
+            "condition": " ".join(rule.condition.text.split()),
+            "failing_runs": len(bad),
+            "failing_fired": sum(rule.name in v.fired for v in bad),
+            "failing_stopped": alone.hits.hits,
+            "healthy_runs": len(good),
+            "healthy_fired": sum(rule.name in v.fired for v in good),
+            "healthy_stopped": alone.false_stops.hits,
+            "alerts_per_1000_healthy_steps": round(alone.false_warnings, 3),
+            "lead": alone.lead,
+            "stopped_by_no_other": alone.only,
         }
     return found
 
@@ -115,7 +98,7 @@ def show_wrong(verdicts: list[Verdict], console: Console) -> None:
             )
         elif figures.healthy(v) and v.stopped is not None:
             console.print(
-                f"stopped, though healthy: {o.scenario} seed {o.seed}, {o.score:.2f}, step {v.stopped}, {v.by}"
+                f"stopped, though healthy: {o.scenario} seed {o.seed}, {o.score:.2f}, {v.stopped}, {v.by}"
             )
         elif figures.healthy(v) and v.acted is not None:
             console.print(
@@ -146,16 +129,17 @@ def main() -> None:
     names = [name for name in catalog.SCENARIOS if fnmatchcase(name, args.only)]
     record_all(names, range(args.seeds), args.folder, args.jobs, args.again)
     runs = [o for o in outcomes(args.folder).values() if o.scenario in names and o.seed < args.seeds]
-    verdicts = judge_all(runs, args.folder, args.pack, jobs=args.jobs, total=not args.no_total, every=args.every)
-    rules = [rule.name for rule in load_rules(args.pack).rules]
+    how: Any = {"jobs": args.jobs, "total": not args.no_total, "every": args.every}
+    rules = load_rules(args.pack)
+    verdicts = judge_all(rules, runs, args.folder, **how)
     title = f"{args.pack}: {len(names)} scenarios, {args.seeds} seeds, {sum(o.steps for o in runs):,} steps"
-    figures.show(verdicts, rules, title, console)
-    under = judge_all(runs, args.folder, None, jobs=args.jobs, total=not args.no_total, every=args.every)
+    figures.show(verdicts, [rule.name for rule in rules.rules], title, console)
+    under = judge_all(baselines.rules(), runs, args.folder, **how)
     others = show_baselines(verdicts, under, console)
     show_wrong(verdicts, console)
     data = {"pack": as_data(verdicts), "rules": measured(verdicts, rules), "baselines": others}
     (args.folder / "figures.json").write_text(json.dumps(data, indent=1))
-    if args.pack == "default" and args.only == "*" and args.every == 1:
+    if args.pack == "default" and args.only == "*" and args.every == 1 and not args.no_total:
         MEASURED.write_text(json.dumps(data["rules"], indent=1) + "\n")
 
 

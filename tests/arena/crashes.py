@@ -18,18 +18,16 @@ CLIMB = 3
 def crash_steps(std: np.ndarray) -> np.ndarray:
     """Steps, of shape (steps,), at which one layer's std has climbed threefold and fallen to a third.
 
-    Of three neighbours the middle one counts: what jumps at one step is an outlier in the data.
+    Of two neighbours the lesser one counts: what is high at one step only is an outlier in the data.
     """
-    std = np.median(np.stack([std[:-2], std[1:-1], std[2:]]), axis=0) if len(std) > 2 else std
+    std = np.minimum(std, np.concatenate([std[:1], std[:-1]]))
     found = np.zeros(len(std), dtype=np.bool_)
     for now in range(CLIMB + 1, len(std)):
-        recent = std[max(0, now - WITHIN) : now + 1]
-        peak = int(np.nanargmax(recent)) if np.isfinite(recent).any() else 0
-        if peak < CLIMB:
-            continue
-        before = recent[: peak - CLIMB + 1]
-        trough = np.nanmin(np.where(before > 0, before, np.nan)) if (before > 0).any() else np.nan
-        found[now] = recent[peak] >= 3 * trough and recent[-1] <= recent[peak] / 3
+        recent = std[max(0, now - WITHIN + 1) : now + 1]
+        lows = np.fmin.accumulate(np.where(recent > 0, recent, np.inf))[:-CLIMB]
+        peaks = recent[CLIMB:]
+        top = np.max(np.where(peaks >= 3 * lows, peaks, -np.inf), initial=-np.inf)
+        found[now] = top > 0 and recent[-1] <= top / 3
     return found
 
 

@@ -6,10 +6,14 @@ each rule for itself, as if the others were not there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
 
-from arena.record import Outcome, Recording
+from arena.record import Outcome, Recording, path_of
 from stepguard.engine import Engine
 from stepguard.recover.decision import Alarm, Standing, decide
 from stepguard.rules.rule import Ruleset
@@ -86,6 +90,20 @@ def judge(
         raise RuntimeError(f"{outcome.scenario}: {failures}")
     verdict.broken = _broken(recording)
     return verdict
+
+
+def _judge_saved(outcome: Outcome, *, rules: Ruleset, folder: Path, total: bool, every: int) -> Verdict:
+    recording = Recording.load(path_of(folder, outcome.scenario, outcome.seed))
+    return judge(rules, outcome, recording, total, every)
+
+
+def judge_all(
+    rules: Ruleset, runs: Sequence[Outcome], folder: Path, *, jobs: int, total: bool = True, every: int = 1
+) -> list[Verdict]:
+    """Replay recorded runs, in parallel processes."""
+    work = partial(_judge_saved, rules=rules, folder=folder, total=total, every=every)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(work, runs, chunksize=4))
 
 
 def thinned(frame: Frame, every: int) -> Frame:

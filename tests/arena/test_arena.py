@@ -28,7 +28,7 @@ FAILING = (
     "small-cnn/nan-input",
     "small-cnn/dead-biases",
     "deep-mlp/default-init-20-sgd",
-    "bounded/tanh-saturated",
+    "cnn/zero-init",
     "residual/no-norm-weights-x4",
 )
 HEALTHY = (

@@ -76,6 +76,7 @@ def test_a_rule_is_explained_in_full(capsys: pytest.CaptureFixture[str]) -> None
         "cures - less",
         "- more",
         "source a book",
+        "measured not measured",
         "stands own.yaml:5",
         "",
     ]
@@ -163,7 +164,7 @@ def test_the_table_of_own_files_shortens_what_is_long(capsys: pytest.CaptureFixt
         f"│ own.yaml │ before │ warning │ warn │ {'loss > 5' + ' or loss > 6' * 4} or… │ not measured │"
         in lines
     )
-    assert "│ │ own │ critical │ skip x3, lower_lr, restart, halt │ act.std > 3 │" in lines
+    assert "│ │ own │ critical │ skip x3, lower_lr, restart, halt │ act.std > 3 │ not measured │" in lines
 
 
 def test_neither_command_imports_torch() -> None:

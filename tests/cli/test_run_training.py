@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from stepguard.series.runfile import RunFile, find_run
 
 RULES = """
@@ -90,39 +88,30 @@ train()
     assert outcomes(tmp_path) == ["restart: asks", "completed"]
 
 
-def test_supervise_in_the_script_makes_one_attempt_a_process(tmp_path: Path) -> None:
-    script = """
-def happens(step, first, lr):
-    pass
-stepguard.supervise(train, attempts=3, seed=40)
-print("the end")
-"""
-    code, out, err = Training(tmp_path, script).end()
-    assert code == 0, err
-    assert [line.split()[3] for line in out[:2]] == ["0.1", "0.05"]
-    assert out[2:] == ["the end"]
-    assert outcomes(tmp_path) == ["restart: asks", "completed"]
-
-
-@pytest.mark.parametrize("number", [signal.SIGUSR1])
-def test_a_training_that_a_signal_has_stopped_is_gone_on_with(tmp_path: Path, number: signal.Signals) -> None:
+def test_supervise_makes_one_attempt_a_process_and_goes_on_after_a_signal(tmp_path: Path) -> None:
     script = """
 def happens(step, first, lr):
     if step == 30 and first == 0:
         print("on", flush=True)
     time.sleep(0.02 if first == 0 else 0)
-train()
+stepguard.supervise(train, attempts=3, seed=40)
+print("the end")
 """
     training = Training(tmp_path, script, "--resume", "runs", "--restarts", "1")
     assert training.process.stdout is not None
-    while training.process.stdout.readline() != "on\n":
-        pass
-    training.process.send_signal(number)
-    code, _, err = training.end()
-    assert code == 75, err
+    begun = [training.process.stdout.readline() for _ in range(3)]
+    assert [line.split()[:4] for line in begun[:2]] == [
+        ["from", "0", "lr", "0.1"],
+        ["from", "0", "lr", "0.05"],
+    ]
+    assert begun[2] == "on\n"
+    training.process.send_signal(signal.SIGUSR1)
+    code, out, err = training.end()
+    assert (code, out) == (75, []), err
     code, out, err = Training(tmp_path, script, "--resume", "runs").end()
     assert code == 0, err
     resumed = re.fullmatch(r"from (\d+) lr 0.05 anew True \d+", out[0])
     assert resumed is not None, out
     assert int(resumed[1]) > 30
+    assert out[1:] == ["the end"]
     assert outcomes(tmp_path) == ["restart: asks", "completed"]

@@ -45,6 +45,14 @@ def run(tmp_path: Path) -> Path:
 
 
 HEAD = """\
+attempt 1 began with your settings
+  step 9: rising-crash fired at conv2 and head
+  step 9: rising-crash: restart (learning rate x0.5)
+  after 10 steps, loss 1.55: restart: rising-crash
+attempt 2 began with learning rate x0.5
+  after 20 steps, loss 1.05: completed
+next: it went well with learning rate x0.5: put that into the script
+
 stepguard: 2 attempts, 30 steps
   attempt  began with          steps  ended                  loss  accuracy
         1  your settings          10  restart: rising-crash  1.55      0.45

@@ -197,7 +197,7 @@ def test_a_recording_that_breaks_off_keeps_no_rule_from_acting(training, watched
     session.guard._reports._writer.flush()
     connection = sqlite3.connect(session.guard.run_path, timeout=0)
     with connection:
-        connection.execute("DROP TABLE frames")
+        connection.execute("DROP TABLE blocks")
     connection.close()
     with pytest.warns(StepguardWarning), pytest.raises(TrainingHalted):
         guarded.run(6, session.guard.step)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import stepguard
 from stepguard.cli import main
+from stepguard.recover.remedies import kaiming
 from stepguard.report.recorded import happenings
 from stepguard.report.replay import replay
 from stepguard.rules.packs import load_rules
@@ -27,11 +28,15 @@ def digits() -> tuple[Tensor, Tensor]:
     return torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 28, 28) / 255, torch.tensor(labels)
 
 
-def train(digits: tuple[Tensor, Tensor], lr: float, steps: int, **options: Any) -> None:
+def train(
+    digits: tuple[Tensor, Tensor], lr: float, steps: int, *, learns: bool = False, **options: Any
+) -> None:
     layers: list[nn.Module] = [nn.Conv2d(1, 8, 5, stride=2, padding=2)]
     for inputs, outputs in ((8, 16), (16, 32), (32, 64), (64, 10)):
         layers += [nn.ReLU(), nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)]
     model = nn.Sequential(*layers, nn.Flatten())
+    if learns:
+        kaiming(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     images, labels = digits
     with stepguard.watch(model, optimizer, console=None, on_error="raise", **options) as guard:
@@ -65,7 +70,8 @@ def check(path: Path, attempts: int) -> None:
 @pytest.mark.parametrize("every", ["auto", 1, 7])
 def test_a_run_with_a_skipped_step(digits: tuple[Tensor, Tensor], tmp_path: Path, every: int | str) -> None:
     torch.manual_seed(0)
-    train(digits, 0.05, 240, run=tmp_path, every=every, rules=["default", "lecture"], total_steps=240)
+    rules = ["default", "lecture"]
+    train(digits, 0.05, 240, learns=True, run=tmp_path, every=every, rules=rules, total_steps=240)
     check(next(tmp_path.glob("*.sqlite")), attempts=1)
 
 

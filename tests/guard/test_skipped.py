@@ -1,4 +1,4 @@
-"""A skipped step leaves its own weights and state alone, with several optimizers and accumulated gradients."""
+"""A skipped step leaves its weights and state alone: several optimizers, accumulated gradients."""
 
 from __future__ import annotations
 

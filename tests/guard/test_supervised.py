@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import stepguard
-from stepguard.errors import RestartRequested, TrainingHalted
+from stepguard.errors import RestartRequested, StepguardWarning, TrainingHalted
 from stepguard.recover.attempt import Attempt
 from stepguard.series.runfile import RunFile
 
@@ -252,6 +252,14 @@ def test_a_supervised_training_inside_another_keeps_to_its_own_attempt(training,
     assert stepguard.supervise(train) == "attempt 1"
     assert outer.attempts[0].lr_scale == 1.0
     assert outer.made[0].optimizer.param_groups[0]["lr"] == 0.05
+
+
+def test_an_attempt_that_never_makes_its_guard_is_told_of(training, rules) -> None:
+    first = Supervised(training, rules=rules(at_step(1, "{restart: {lr: 0.5}}")))
+    with pytest.warns(
+        StepguardWarning, match="attempt 2 ended without a guard, so its remedy was not applied"
+    ):
+        stepguard.supervise(lambda attempt: first(attempt) if attempt.number == 1 else "done")
 
 
 class Deep(nn.Module):

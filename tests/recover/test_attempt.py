@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepguard.errors import RestartRequested, StepguardError, TrainingHalted
+from stepguard.errors import RestartRequested, StepguardError, StepguardWarning, TrainingHalted
 from stepguard.recover.attempt import Attempt, current_attempt
 from stepguard.recover.decision import Standing
 from stepguard.recover.supervise import supervise
@@ -219,4 +219,5 @@ def test_guards_left_open_by_a_restart_are_closed_before_the_next_attempt() -> N
         assert first.outcomes == ["restart: r"]
         assert attempt.guards == []
 
-    supervise(train)
+    with pytest.warns(StepguardWarning, match="attempt 2 ended without a guard"):
+        supervise(train)

@@ -138,7 +138,8 @@ class Definition:
         due = not self.taken or step - self.taken[-1][0] >= self.rule.settle
         untried = all(used != rung for _, used in self.taken)
         # A skip is no cure that needs time to show.
-        due = due or (untried and rung > 0 and self.rule.ladder[rung - 1].kind == "skip" and sight.holds)
+        before = self.rule.ladder[self.taken[-1][1]].kind if self.taken else None
+        due = due or (untried and before == "skip" and sight.holds)
         kind = self.rule.ladder[rung].kind
         if kind == "skip":
             wanted = sight.holds
@@ -192,6 +193,12 @@ def test_what_helps_for_a_while_only_wears_out() -> None:
     kinds = [kind for _, kind, _, _ in acted(outcomes)]
     assert kinds == ["rollback"] * 2 * CURES + ["restart"] * 2
     assert all(outcome.failed == () for outcome in outcomes)
+
+
+def test_what_comes_after_a_skip_is_due_at_once_where_a_rollback_between_them_is_not_possible() -> None:
+    ladder = Action("skip", {}, 2), Action("rollback"), Action("restart")
+    outcomes = run([rule(*ladder, settle=20)], [[FRESH, HOLDS, HOLDS]], back=None)
+    assert [kind for _, kind, _, _ in acted(outcomes)] == ["skip", "skip", "restart"]
 
 
 def test_an_action_that_was_no_cure_is_told() -> None:

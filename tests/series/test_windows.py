@@ -169,6 +169,7 @@ def test_streamed_as_defined(name: str, recording: tuple[np.ndarray, np.ndarray]
                 streamed(name, history, now, n),
                 expected(name, steps[: k + 1], rows[: k + 1], now, n),
                 rtol=1e-9,
+                atol=1e-15 if name == "ewma" else 0,  # weights that cancel leave the rounding of the readings
             )
 
 

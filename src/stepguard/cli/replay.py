@@ -81,7 +81,7 @@ def _replays(args: argparse.Namespace, rules: Ruleset | None) -> _Done:
     dropped = any(each.dropped for each in read)
     if dropped:
         Console(stderr=True).print(
-            "frames are missing from the recording: alerts may differ from the live run"
+            "frames are missing from the recording, or were thinned: alerts may differ from the live run"
         )
     same = all(compared.same for each in read if not each.dropped for compared in each.attempts)
     return _Done(FINE if rules is not None or same else FINDINGS, len(read) < len(runs))
@@ -113,13 +113,15 @@ class _Run(NamedTuple):
     path: str
     attempts: list[_Compared]
     dropped: bool
-    """Whether frames are missing from the recording."""
+    """Whether frames are missing from the recording, or were thinned."""
 
 
 def _replayed(recording: RunFile, attempt: int | None, rules: Ruleset | None) -> _Run:
     records = _records(recording, attempt)
     compared = [_Compared(replay(recording, r, rules), _recorded(recording, r.number)) for r in records]
-    dropped = any(True for r in records for _ in recording.events(r.number, DROPPED))
+    dropped = any(
+        any(recording.events(r.number, DROPPED)) or recording.thinned(r.number) is not None for r in records
+    )
     return _Run(str(recording.path), compared, dropped)
 
 

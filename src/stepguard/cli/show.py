@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from stepguard.errors import StepguardError
+from stepguard.errors import RuleFileError, RunFileError, StepguardError
 from stepguard.report.palette import BAD, QUIET
 from stepguard.report.pictures import Pictures, Track, track
 from stepguard.report.recorded import attempt_summary, happenings
+from stepguard.report.replay import recorded_rules
+from stepguard.report.story import Chapter, story
 from stepguard.report.summary import AlertCount, AttemptSummary, Summary, count_alerts
 from stepguard.report.timeline import Timeline
-from stepguard.report.words import count, listing
+from stepguard.report.words import count, listing, thinned_words
 from stepguard.series.runfile import DROPPED, AttemptRecord, RunFile, find_run
 from stepguard.signals import Layer
 
@@ -91,7 +94,11 @@ class _Run:
         alerts = count_alerts(self._happened[record.number].changes)
         places = _chosen(record.layers, layers, alerts)
         found = track(self._recording.frames(record.number), record.layers, places)
-        parts: list[RenderableType] = [Summary(summaries, str(self._recording.path)), self._heading(record)]
+        parts: list[RenderableType] = [
+            Text("\n".join(self._story(summaries)) + "\n"),
+            Summary(summaries, str(self._recording.path)),
+            self._heading(record),
+        ]
         if found.steps.size:
             parts.append(self._timeline(record.number, found))
         parts += [*self._missing(record.number), "", Pictures(found, alerts)]
@@ -103,6 +110,16 @@ class _Run:
     def _numbers(self) -> list[str]:
         return [str(number) for number in self._attempts]
 
+    def _story(self, summaries: Sequence[AttemptSummary]) -> Iterator[str]:
+        advice: dict[str, Sequence[str]] = {}
+        for record in self._attempts.values():
+            with suppress(
+                RunFileError, RuleFileError
+            ):  # a recording without its rules has a story all the same
+                advice |= {rule.name: rule.advice for rule in recorded_rules(self._recording, record)}
+        chapters = [Chapter(each, list(self._recording.events(each.number))) for each in summaries]
+        return story(chapters, advice)
+
     def _summary(self, record: AttemptRecord) -> AttemptSummary:
         frames, happened = self._recording.frames(record.number), self._happened[record.number]
         return attempt_summary(record.number, record.info, record.outcome or "", frames, happened)
@@ -113,9 +130,13 @@ class _Run:
         return Text.assemble("\n", (f"attempt {record.number}", "bold"), (hint, QUIET), "\n")
 
     def _missing(self, number: int) -> list[RenderableType]:
-        """How many frames the disk was too slow for."""
+        """How many frames the disk was too slow for, and how many the file's limit cost their layers."""
         missing = sum(int(event.data["frames"]) for event in self._recording.events(number, DROPPED))
-        return [Text(f"{count(missing, 'frame')} missing from the recording", style=BAD)] if missing else []
+        told = [f"{count(missing, 'frame')} missing from the recording"] if missing else []
+        thin = self._recording.thinned(number)
+        if thin is not None:
+            told.append(f"thinned: {thinned_words(thin)}")
+        return [Text(line, style=BAD) for line in told]
 
     def _timeline(self, number: int, found: Track) -> Timeline:
         happened = self._happened[number]

@@ -28,7 +28,8 @@ SUMS = (
 )
 """Rows of `ParameterNumbers.sums`.
 
-"updated" and "with grad" are 1 where what stands behind was measured, "compared" is then the number of elements.
+"updated" and "with grad" are 1 where what stands behind was measured, "compared" is then the number of
+elements.
 """
 
 _SMALL_SQUARE = 1e-34

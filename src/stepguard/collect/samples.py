@@ -27,7 +27,8 @@ ACTIVATION_SIGNALS = (*REDUCED, "act.absmax", "act.nonfinite")
 _LIGHT = 7.0
 """Fourth moment over the square of the second, up to which SAMPLE elements give the rms within 5 % at 95 %.
 
-The relative standard error is `sqrt((7 - 1) / 4096) / 2`, 1.9 %. A normal distribution has 3, after a ReLU 6."""
+The relative standard error is `sqrt((7 - 1) / 4096) / 2`, 1.9 %. A normal distribution has 3, after a ReLU 6.
+"""
 
 Seen = tuple[float, float] | None
 """The lowest and the highest number."""

@@ -12,7 +12,7 @@ where ranks would wait for each other, there is no trace.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -58,7 +58,7 @@ def repeat(model: nn.Module, call: Call) -> None:
 
 
 @contextmanager
-def _random_numbers_kept() -> Iterator[None]:
+def _random_numbers_kept() -> Generator[None, None, None]:
     of_python, of_numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():
@@ -69,7 +69,7 @@ def _random_numbers_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
+def _buffers_kept(model: nn.Module) -> Generator[None, None, None]:
     """Put back which buffers the modules have and what they hold."""
     held = [(module, dict(module._buffers)) for module in model.modules()]  # pyright: ignore
     kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]

@@ -188,7 +188,7 @@ def _cure(
 
 def _ask(step: int, alarm: Alarm, standing: Standing, back: int | None) -> _Ask | None:
     """The action that the rule asks for at this step, and its standing moved to that action's rung."""
-    ladder = alarm.rule.ladder
+    ladder, stood = alarm.rule.ladder, standing.rung
     while standing.rung < len(ladder) and (
         standing.used >= _times(ladder, standing.rung)
         or _worn_out(ladder[standing.rung], standing)
@@ -199,7 +199,7 @@ def _ask(step: int, alarm: Alarm, standing: Standing, back: int | None) -> _Ask 
         return None
     action = ladder[standing.rung]
     # A skipped step is no cure that needs time to show: what comes after it is due as soon as it is used up.
-    skipped = standing.rung > 0 and standing.used == 0 and ladder[standing.rung - 1].kind == "skip"
+    skipped = standing.rung > stood and ladder[stood].kind == "skip"
     settled = standing.acted is None or step - standing.acted >= alarm.rule.settle
     due = settled or (skipped and (alarm.holds or standing.waiting))
     if action.kind == "skip":

@@ -32,6 +32,7 @@ def supervise(train: Callable[[Attempt], Result], attempts: int = 3, seed: int =
     if attempts < 1:
         raise StepguardError(f"supervise: attempts must be at least 1, got {attempts}")
     attempt = _first(seed)
+    asked = False
     while True:
         if not attempt.handed:
             attempt.last = attempt.number >= attempts
@@ -39,7 +40,8 @@ def supervise(train: Callable[[Attempt], Result], attempts: int = 3, seed: int =
         try:
             seed_generators(attempt.seed)
             result = train(attempt)
-            _check(attempt)
+            if asked and not attempt.guards:
+                _say_ignored(attempt)
             _close(attempt, "completed")
             return result
         except RestartRequested as request:
@@ -52,6 +54,7 @@ def supervise(train: Callable[[Attempt], Result], attempts: int = 3, seed: int =
             raise
         finally:
             CURRENT.reset(token)
+        asked = bool(attempt.guards)
         attempt = attempt.next(remedy)
 
 
@@ -64,15 +67,14 @@ def _first(seed: int) -> Attempt:
     return handed
 
 
-def _check(attempt: Attempt) -> None:
-    """Say so where an attempt was made without its remedy."""
-    if attempt.number > 1 and not attempt.guards:
-        warnings.warn(
-            f"stepguard: attempt {attempt.number} ended without a guard, so its remedy was not applied:"
-            " train(attempt) should build the model anew and call stepguard.watch",
-            StepguardWarning,
-            stacklevel=3,
-        )
+def _say_ignored(attempt: Attempt) -> None:
+    """A guard asked for this attempt, and its remedy went unheard."""
+    warnings.warn(
+        f"stepguard: attempt {attempt.number} ended without a guard, so its remedy was not applied:"
+        " train(attempt) should build the model anew and call stepguard.watch",
+        StepguardWarning,
+        stacklevel=3,
+    )
 
 
 def _close(attempt: Attempt, outcome: str) -> None:

@@ -36,7 +36,9 @@ def story(chapters: Sequence[Chapter], advice: Mapping[str, Sequence[str]]) -> I
 
 def _happenings(chapter: Chapter) -> Iterator[str]:
     """What happened, by step."""
-    found = [(alert.first_step, f"{alert.rule} fired{_where(alert.layers)}") for alert in chapter.summary.alerts]
+    found = [
+        (alert.first_step, f"{alert.rule} fired{_where(alert.layers)}") for alert in chapter.summary.alerts
+    ]
     deeds: dict[str, list[int]] = {}
     for decision in chapter.summary.decisions:
         if decision.kind != "warn":

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from stepguard.series.records import Thinned
 from stepguard.signals import Layer
 
 if TYPE_CHECKING:
@@ -99,3 +100,11 @@ def short_deed(decision: Decision) -> str:
     changed = settings(decision.settings)
     would = "would " if decision.dry_run else ""
     return f"{would}{decision.kind}" + (f" ({changed})" if changed else "")
+
+
+def thinned_words(thinned: Thinned) -> str:
+    """What the run file's limit cost a recording."""
+    return (
+        f"{count(thinned.frames, 'frame')} of steps {thinned.first:,} to {thinned.last:,} kept their scalars"
+        " only, to hold the file's limit"
+    )
