@@ -45,9 +45,12 @@ class Run:
         path.write_text(PREAMBLE + script, encoding="utf-8")
         python = sys.executable
         command = [*under, python, "-m", "stepguard", "run", *options, "--", python, str(path)]
+        # A shell lets what it starts in the background ignore SIGINT, and children inherit that.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
         )
+        signal.signal(signal.SIGINT, before)
 
     def line(self) -> str:
         """The next line that the training prints."""
