@@ -39,6 +39,7 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
 
 def train(folder: Path, steps: int) -> None:
     """Train to the end, resumed if there is something to resume; leave a digest of everything."""
+    torch.set_num_threads(1)  # trainings beside it would make more of them wait for each other
     torch.manual_seed(0)
     layers = nn.Linear(20, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Dropout(0.3), nn.Linear(256, 4)
     model = nn.Sequential(*layers)
