@@ -82,7 +82,7 @@ def show_baselines(verdicts: list[Verdict], under: list[Verdict], console: Conso
         found[name] = {"failing": asdict(f.stopped), "healthy": asdict(f.false_stops), "budget": f.budget}
         table.add_row(name, str(f.stopped), str(f.false_stops), str(f.crashes), f"{f.budget:.1%}")
     hit, harmed = baselines.lots(verdicts)
-    found["lots"] = {"failing": asdict(hit), "healthy": asdict(harmed)}
+    found["as many at random"] = {"failing": asdict(hit), "healthy": asdict(harmed)}
     table.add_row("as many at random", str(hit), str(harmed), "", "")
     console.print(table)
     return found

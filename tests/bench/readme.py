@@ -45,7 +45,9 @@ def arena(results: Mapping[str, Any]) -> str:
     ]
     for name, found in results["baselines"].items():
         budget = f"{found['budget']:.0%}" if "budget" in found else ""
-        rows.append([name, _share(found["failing"]), _share(found["healthy"]), budget])
+        rows.append(
+            [name.removeprefix("baseline-"), _share(found["failing"]), _share(found["healthy"]), budget]
+        )
     return _table(["watcher", "failing runs stopped", "healthy runs stopped", "budget used"], rows)
 
 
