@@ -22,7 +22,7 @@ from stepguard.rules.functions import (
     OverSteps,
     Pick,
 )
-from stepguard.rules.operators import of_layers, of_run, window_of_layers, window_of_run
+from stepguard.rules.operators import ON_LAYERS, ON_RUN, operation, window_of_layers, window_of_run
 from stepguard.rules.tree import Call, Constant, Node, Operation, Read
 from stepguard.rules.values import Mask, Scalar, Value
 from stepguard.series.detectors import Detection
@@ -109,7 +109,7 @@ class Circuit:
                 return partial(self.read_layers if node.kind.vector else self.read, node.text)
             case Operation():
                 parts = [self._part(part, mask, vector=node.kind.vector) for part in node.parts]
-                return (of_layers if node.kind.vector else of_run)(node.operator, parts)
+                return operation(node.operator, parts, ON_LAYERS if node.kind.vector else ON_RUN)
             case Call():
                 return self._call(node, mask)
             case _:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,10 +28,31 @@ COMPARISONS: Mapping[str, Callable[[Any, Any], Any]] = {
     "!=": operator.ne,
 }
 """What the operators of comparison do, to arrays and to numbers."""
-_LOGIC = {"and": values.both, "or": values.either}
-_LOGIC_OF_RUN = {"and": values.both_of_run, "or": values.either_of_run}
-_UNARY = {"-": values.negative, "not": values.negation}
-_UNARY_OF_RUN = {"-": values.negative_of_run, "not": values.negation_of_run}
+
+
+class Operators(NamedTuple):
+    """How operators work on one kind of value; each takes the values, those with two a ufunc first."""
+
+    unary: Mapping[str, Callable[[Any], Any]]
+    logic: Mapping[str, Callable[[Any, Any], Any]]
+    compare: Callable[[Callable[[Any, Any], Any], Any, Any], Any]
+    arithmetic: Callable[[Callable[[Any, Any], Any], Any, Any], Any]
+
+
+ON_LAYERS = Operators(
+    {"-": values.negative, "not": values.negation},
+    {"and": values.both, "or": values.either},
+    values.compare,
+    values.arithmetic,
+)
+"""On values per layer."""
+ON_RUN = Operators(
+    {"-": values.negative_of_run, "not": values.negation_of_run},
+    {"and": values.both_of_run, "or": values.either_of_run},
+    values.compare_of_run,
+    values.arithmetic_of_run,
+)
+"""On numbers and truths of the run."""
 
 
 def window_of_layers(compute: Callable[[], Array], *, truth: bool) -> Callable[[], Value]:
@@ -57,33 +78,17 @@ def window_of_run(compute: Callable[[], Array], *, truth: bool) -> Callable[[], 
     return value
 
 
-def of_layers(name: str, parts: Sequence[Callable[[], Value]]) -> Callable[[], Value]:
-    """Apply an operator to values per layer."""
+def operation(name: str, parts: Sequence[Callable[[], Any]], operators: Operators) -> Callable[[], Any]:
+    """Apply an operator, by its name, to values of one kind."""
     if len(parts) == 1:
-        unary, part = _UNARY[name], parts[0]
+        unary, part = operators.unary[name], parts[0]
         return lambda: unary(part())
-    if name in _LOGIC:
-        logic = _LOGIC[name]
+    if name in operators.logic:
+        logic = operators.logic[name]
         return lambda: values.fold(logic, [part() for part in parts])
     left, right = parts
     if name in COMPARISONS:
-        comparison = COMPARISONS[name]
-        return lambda: values.compare(comparison, left(), right())
-    arithmetic = _ARITHMETIC[name]
-    return lambda: values.arithmetic(arithmetic, left(), right())
-
-
-def of_run(name: str, parts: Sequence[Callable[[], Scalar]]) -> Callable[[], Scalar]:
-    """Apply an operator to numbers or truths of the run."""
-    if len(parts) == 1:
-        unary, part = _UNARY_OF_RUN[name], parts[0]
-        return lambda: unary(part())
-    if name in _LOGIC_OF_RUN:
-        logic = _LOGIC_OF_RUN[name]
-        return lambda: values.fold(logic, [part() for part in parts])
-    left, right = parts
-    if name in COMPARISONS:
-        comparison = COMPARISONS[name]
-        return lambda: values.compare_of_run(comparison, left(), right())
-    arithmetic = _ARITHMETIC[name]
-    return lambda: values.arithmetic_of_run(arithmetic, left(), right())
+        compare, comparison = operators.compare, COMPARISONS[name]
+        return lambda: compare(comparison, left(), right())
+    arithmetic, ufunc = operators.arithmetic, _ARITHMETIC[name]
+    return lambda: arithmetic(ufunc, left(), right())

@@ -8,6 +8,7 @@ second looks at values, and asks the bounds of detectors in place of the detecto
 from __future__ import annotations
 
 from collections.abc import Callable, Set
+from operator import and_, or_
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,9 @@ class Screens:
         """The screen of a truth; of one per layer it gives an array, or one truth for all of them."""
         match node:
             case Operation(operator="and"):
-                return self._all(node, mask)
+                return self._joined(node, mask, and_, end=False)
             case Operation(operator="or"):
-                return self._any(node, mask)
+                return self._joined(node, mask, or_, end=True)
             case Operation(operator=operator, parts=(left, Constant() as right)) if operator in _FAR:
                 return self._threshold(node, left, operator, right.value, mask)
             case Call(function="any" | "all"):
@@ -88,27 +89,17 @@ class Screens:
 
         return holds
 
-    def _all(self, node: Node, mask: Mask) -> Callable[[], Any]:
+    def _joined(
+        self, node: Node, mask: Mask, join: Callable[[Any, Any], Any], *, end: bool
+    ) -> Callable[[], Any]:
+        """Join the parts, cheap ones first, until one truth for all decides it."""
         screens = [self._screen(part, mask) for part in sorted(node.parts, key=_cost)]
 
         def holds() -> Any:
-            found: Any = True
+            found: Any = not end
             for screen in screens:
-                found = found & screen()
-                if found is False:
-                    break
-            return found
-
-        return holds
-
-    def _any(self, node: Node, mask: Mask) -> Callable[[], Any]:
-        screens = [self._screen(part, mask) for part in sorted(node.parts, key=_cost)]
-
-        def holds() -> Any:
-            found: Any = False
-            for screen in screens:
-                found = found | screen()
-                if found is True:
+                found = join(found, screen())
+                if found is end:
                     break
             return found
 
