@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -66,17 +65,15 @@ class Engine:
         masks = [self._mask(rule) for rule in rules.rules]
         watches = [Watch(rule.condition, mask) for rule, mask in zip(rules.rules, masks, strict=True)]
         self._evaluator = Evaluator(watches, len(self.layers))
-        self._watched = [_Watched(rule, self._no_alerts(rule), *self._span(rule)) for rule in rules.rules]
+        self._watched = [
+            _Watched(rule, self._no_alerts(rule), *rule.active.span(total_steps)) for rule in rules.rules
+        ]
         self._busy: set[int] = set()
         """The rules of which an alert is pending or firing, by their places."""
         self._fresh_failures: list[tuple[str, str]] = []
 
     def _mask(self, rule: Rule) -> NDArray[np.bool_]:
         return np.array([rule.layers.matches(layer) for layer in self.layers], dtype=np.bool_)
-
-    def _span(self, rule: Rule) -> tuple[float, float]:
-        start, end = rule.active.start.step(self.total_steps), rule.active.end.step(self.total_steps)
-        return (inf, -inf) if start is None or end is None else (start, end)
 
     def _no_alerts(self, rule: Rule) -> AlertStates:
         return AlertStates.inactive((len(self.layers),) if rule.condition.vector else ())

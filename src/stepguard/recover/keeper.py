@@ -227,11 +227,6 @@ class Keeper:
         self._plan(step)
         return self._held.lr_scale
 
-    def settle(self) -> None:
-        """Put scheduler, scaler and the like back once more, after the loop has moved them on."""
-        if self._held is not None:
-            self.parts.restore_kept(self._held.parts)
-
     def go_on(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot that was read, as the run that left it."""
         self.parts.restore(snapshot.parts, data=True)

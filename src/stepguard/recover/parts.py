@@ -86,15 +86,11 @@ class Parts:
             for name in live.keys() - persistent:
                 live[name].copy_(state["buffers"][name])
         _load_optimizer(self.optimizer, state["optimizer"])
-        self.restore_kept(state)
+        for name, part in self.kept.items():
+            part.load_state_dict(copied(state["kept"][name]))
         for loader, saved in zip(self.data, state["data"] if data else (), strict=False):
             loader.load_state_dict(copied(saved))
         set_generators(state["generators"])
-
-    def restore_kept(self, state: Mapping[str, Any]) -> None:
-        """Put scheduler, scaler and what the user has added back."""
-        for name, part in self.kept.items():
-            part.load_state_dict(copied(state["kept"][name]))
 
 
 def unhealthy(state: Mapping[str, Any]) -> str | None:

@@ -53,10 +53,10 @@ class Active:
         """Whether it can only be told with `total_steps`."""
         return self.start.percent or self.end.percent
 
-    def covers(self, step: int, total_steps: int | None) -> bool:
-        """Whether the rule is awake at this step; False where a percentage cannot be told."""
+    def span(self, total_steps: int | None) -> tuple[float, float]:
+        """The first step and the last; none at all where a percentage cannot be told."""
         start, end = self.start.step(total_steps), self.end.step(total_steps)
-        return start is not None and end is not None and start <= step <= end
+        return (math.inf, -math.inf) if start is None or end is None else (start, end)
 
 
 @dataclass(frozen=True)
