@@ -88,5 +88,15 @@ def test_every_remedy_changes_something_and_can_be_taken(paces: list[float], tri
     assert any(changed) or after.seed != attempt.seed
 
 
+@given(st.lists(st.floats(0, 1, width=32), max_size=70))
+def test_findings_that_are_saved_and_loaded_give_the_same_remedy(paces: list[float]) -> None:
+    saved, loaded = found(*paces, act_dead=[0.0, 1.0, 0.5]), Findings()
+    loaded.load_state_dict(saved.state_dict())
+    assert prescribe(loaded, Attempt()) == prescribe(saved, Attempt())
+    for findings in (saved, loaded):
+        findings.see(frame(99, update_ratio=[0.9] * 3))
+    assert prescribe(loaded, Attempt(number=2)) == prescribe(saved, Attempt(number=2))
+
+
 def test_nothing_measured_is_no_reason_to_fail() -> None:
     assert prescribe(Findings(), Attempt())["lr"] == 0.3

@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stepguard.recover.attempt import Attempt
-from stepguard.signals import Frame
+from stepguard.signals import Frame, Vector
 
 HOT, COLD = 0.08, 2e-4
 """Updates of the median layer, relative to its weights, that are too large or too small to learn by.
@@ -41,6 +42,17 @@ class Findings:
     begun: Frame | None = None
     """The first with an update: it tells of the rate alone, later ones also of what that destroyed."""
     recent: deque[Frame] = field(default_factory=lambda: deque[Frame](maxlen=_RECENT))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the remedy is made from, in plain containers and numpy arrays."""
+        frames = {"first": [self.first], "begun": [self.begun], "recent": list(self.recent)}
+        return {name: [_packed(frame) for frame in found if frame] for name, found in frames.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        found = {name: [_unpacked(packed) for packed in frames] for name, frames in state.items()}
+        self.first, self.begun = (next(iter(found[name]), None) for name in ("first", "begun"))
+        self.recent = deque(found["recent"], maxlen=_RECENT)
 
     def see(self, frame: Frame) -> None:
         """Take one frame into account."""
@@ -83,6 +95,16 @@ class Findings:
             or bool((dead >= 0.95).any())
             or (len(gradients) > 1 and not 1e-4 < gradients[0] / max(gradients[-1], 1e-30) < 30.0)
         )
+
+
+def _packed(frame: Frame) -> dict[str, Any]:
+    vectors = {name: tuple(frame.vectors[name]) for name in sorted(READS & frame.vectors.keys())}
+    return {"step": frame.step, "vectors": vectors}
+
+
+def _unpacked(packed: Mapping[str, Any]) -> Frame:
+    vectors = {name: Vector(*vector) for name, vector in packed["vectors"].items()}
+    return Frame(packed["step"], vectors=vectors)
 
 
 def _pace(frame: Frame) -> float:

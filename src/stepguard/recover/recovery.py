@@ -116,13 +116,19 @@ class Recovery:
         return decide(step, alarms, self.standings, self._settle, back=back, dry_run=self._dry_run)
 
     def state_dict(self) -> dict[str, Any]:
-        """Windows, alerts and ladders."""
+        """Windows, alerts, ladders, and what a remedy is made from."""
         standings = {name: astuple(standing) for name, standing in self.standings.items()}
-        return {"engine": self.engine.state_dict(), "standings": standings, "latest": dict(self._latest)}
+        return {
+            "engine": self.engine.state_dict(),
+            "standings": standings,
+            "latest": dict(self._latest),
+            "findings": self._findings.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over windows, alerts and ladders."""
+        """Take over what `state_dict` gave."""
         self.engine.load_state_dict(state["engine"])
+        self._findings.load_state_dict(state["findings"])
         self.standings = {name: Standing(*standing) for name, standing in state["standings"].items()}
         self._latest = dict(state["latest"])
 
