@@ -41,7 +41,7 @@ class _Watched:
 
     def may_begin(self, step: int) -> bool:
         """Whether the rule is awake with all its alerts inactive."""
-        return self.idle and self.failed is None and self.start <= step <= self.end
+        return self.start <= step <= self.end and self.idle and self.failed is None
 
     def set(self, states: AlertStates) -> None:
         """Take over the alerts' states."""

@@ -35,6 +35,14 @@ OWN = (
     "held(crash(act.std, 1.5, 1.5, 9), 2, of=9)",
     "step > 5 or lr > 0",
     "first(grad.norm) / last(grad.norm) < 0.5",
+    "share(median(act.std, 5) > 1.5) >= 0.5",
+    "max(act.std, 4) >= 2 or min(act.std, 3) > 1.2",
+    "worst(max(act.std, 5)) < 1.5 and lr > 0",
+    "worst(max(act.std - grad.norm, 3)) <= 0",
+    "all(growth(act.std, 3) > 1.1) or share(delta(grad.norm, 4) < 0) > 0.5",
+    "prev(act.std, 2) > 1.5",
+    "median(loss, 5) > 1.5 * early(loss, 3) and mad(loss, 5) < 0.3",
+    "last(act.rms) > 2 * early(last(act.rms), 4)",
 )
 """Every way a screen goes, and the ways around it."""
 

@@ -124,8 +124,8 @@ class Evaluator:
         with np.errstate(all="ignore"):
             self._circuit.feed(frame, progress, plan.series)
             for name, readings in plan.subjects:
-                reading = frame.vectors.get(name) if _per_layer(name) else self._circuit.read(name)
-                readings.push(frame.step, reading)
+                vector = frame.vectors.get(name)
+                readings.push(frame.step, self._circuit.read(name) if vector is None else vector)
         return plan
 
     def _plan(self, signals: tuple[tuple[str, ...], tuple[str, ...]]) -> Plan:

@@ -92,3 +92,14 @@ def operation(name: str, parts: Sequence[Callable[[], Any]], operators: Operator
         return lambda: compare(comparison, left(), right())
     arithmetic, ufunc = operators.arithmetic, _ARITHMETIC[name]
     return lambda: arithmetic(ufunc, left(), right())
+
+
+def to_number(name: str, part: Callable[[], Scalar], number: float) -> Callable[[], Scalar]:
+    """Compare a number of the run with one that is written down."""
+    comparison = COMPARISONS[name]
+
+    def compared() -> Scalar:
+        value = part()
+        return None if value is None or math.isnan(value) else comparison(value, number)
+
+    return compared

@@ -36,7 +36,7 @@ class Readings:
             self._kept.append((step, reading))
 
     def _fits(self, vector: Vector) -> bool:
-        return vector.values.shape == (self._layers,) and bool(vector.known.any())
+        return vector.values.shape == (self._layers,) and bool(np.count_nonzero(vector.known))
 
     def last(self, layer: int | None) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """Give steps and values of the last readings, of one layer or of the run, oldest first.

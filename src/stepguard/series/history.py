@@ -23,7 +23,10 @@ class Window(NamedTuple):
 
     def cut(self, step: int, n: int) -> Window:
         """The part of it at steps in `(step - n, step]`."""
-        begin, end = np.searchsorted(self.steps, (step - n, step), side="right")
+        steps = self.steps
+        if len(steps) and steps[0] > step - n and steps[-1] <= step:
+            return self
+        begin, end = np.searchsorted(steps, (step - n, step), side="right")
         return Window(self.steps[begin:end], self.values[begin:end], self.first)
 
     def full(self, step: int, n: int) -> NDArray[np.bool_]:
@@ -53,10 +56,10 @@ class History:
         elif n > ring.room:
             self._rings[key] = _Ring.from_state({**ring.state_dict(), "room": n})
 
-    def push(self, key: str, step: int, values: Array) -> bool:
+    def push(self, key: str, step: int, values: Array) -> Array | None:
         """Add what was read at `step`; what is not finite is no reading, and a push without any is dropped.
 
-        Gives whether there was any.
+        Gives what was added, NaN where nothing was read; None for a push that was dropped.
 
         Raises KeyError for a key that was not reserved, ValueError for another shape than reserved or a
         step that is not after the last one.
@@ -66,10 +69,12 @@ class History:
             raise ValueError(f"history of {key}: expected values of shape {ring.shape}, got {values.shape}")
         ring.expect_after(key, step)
         finite = np.isfinite(values)
-        some = bool(finite.any())
-        if some:
-            ring.push(step, values if finite.all() else np.where(finite, values, np.nan))
-        return some
+        there = np.count_nonzero(finite)
+        if not there:
+            return None
+        row = values if there == finite.size else np.where(finite, values, np.nan)
+        ring.push(step, row)
+        return row
 
     def push_number(self, key: str, step: int, value: float) -> None:
         """Add a finite number of the run, under a key that was reserved for `()`; ValueError as in `push`."""
@@ -89,6 +94,28 @@ class History:
         steps = ring.steps[ring.rows()]
         place = int(steps.searchsorted(step, side="right")) - 1
         return float(ring.values[ring.start + place]) if place >= 0 and steps[place] > step - n else None
+
+    def newest_row(self, key: str, step: int, n: int) -> Array | None:
+        """The last reading of every layer at steps in `(step - n, step]`, where one row holds them all.
+
+        None where there is no row, or where a layer that was ever read has no reading in the last one.
+        """
+        ring = self._rings[key]
+        steps = ring.steps[ring.rows()]
+        place = int(steps.searchsorted(step, side="right")) - 1
+        if place < 0 or steps[place] <= step - n:
+            return None
+        row: Array = ring.values[ring.start + place]
+        return None if np.count_nonzero(np.isnan(row) & np.isfinite(ring.first)) else row
+
+    def first_of_run(self, key: str) -> float:
+        """The step of the first reading ever of a number of the run; inf where there is none yet."""
+        return float(self._rings[key].first)
+
+    def silent(self, key: str, step: int, n: int) -> bool:
+        """Whether there is no reading at steps after `step - n`."""
+        ring = self._rings[key]
+        return not ring.count or ring.newest <= step - n
 
     def window(self, key: str, step: int, n: int) -> Window:
         """The readings at steps in `(step - n, step]`.
@@ -178,7 +205,12 @@ class _Ring:
         return slice(self.start, self.start + self.count)
 
     def window(self, step: int, n: int) -> Window:
-        begin, end = self.steps[self.rows()].searchsorted((step - n, step), side="right") + self.start
+        begin, end = self.start, self.start + self.count
+        steps = self.steps[begin:end]
+        if self.count and steps[-1] > step:
+            end = begin + int(steps.searchsorted(step, side="right"))
+        if self.count and steps[0] <= step - n:
+            begin += int(steps.searchsorted(step - n, side="right"))
         return Window(self.steps[begin:end], self.values[begin:end], self.first)
 
     def rewind(self, step: int) -> None:
