@@ -103,6 +103,10 @@ class Series:
             self._bounds = {place: each for place, each in self._bounds.items() if place in self._asked}
             self._asked.clear()
 
+    def over(self, step: int) -> bool:
+        """Whether nothing is pushed any more from a step on."""
+        return False
+
     def push(self, step: int) -> None:
         """Push the argument of this step, if it is known."""
         try:
@@ -173,9 +177,13 @@ class Youth(Series):
         super().renew()
         self._known_end = math.inf
 
+    def over(self, step: int) -> bool:
+        """Whether the first steps are over."""
+        return step >= self._end(step)
+
     def push(self, step: int) -> None:
         """Push the argument of this step, if it is known and one of the first."""
-        if step < self._end(step):
+        if not self.over(step):
             super().push(step)
 
     def window(self, step: int) -> Window:

@@ -59,6 +59,8 @@ class Circuit:
         self._may_hold: dict[str, Callable[[int], Any]] = {}
         self.series: dict[str, Series] = {}
         """What windows look at; a series comes behind those that it is made of."""
+        self._looked_at: dict[str, Series] = {}
+        """By function over steps."""
         self._absent = Value(np.full(layers, np.nan), np.zeros(layers, np.bool_))
 
     def feed(self, frame: Frame, progress: float | None, series: Iterable[Series]) -> None:
@@ -97,7 +99,11 @@ class Circuit:
 
     def running(self, node: Call, mask: Mask, make: Callable[[], Running]) -> Callable[[], Any]:
         """Give what gives a running form over what a function over steps looks at."""
-        return self.series[_key(node.argument, mask)].running(make)
+        return self._looked_at[_key(node, mask)].running(make)
+
+    def looked_at(self, node: Call, mask: Mask) -> Series | None:
+        """Give the series at which a function over steps looks; None for another function."""
+        return self._looked_at.get(_key(node, mask))
 
     def may_hold(self, node: Call, mask: Mask) -> Callable[[int], Any] | None:
         """Give the bound of a function over steps: whether it may hold at a step; None if it has none."""
@@ -182,6 +188,7 @@ class Circuit:
         key = f"{_key(node.argument, mask)} in the first {n}"
         self.history.reserve(key, n, (self.layers,) if node.argument.kind.vector else ())
         youth = self.series[key] = Youth(key, node.argument, argument, self.history, n)
+        self._looked_at[_key(node, mask)] = youth
         kept = Kept()
 
         def compute() -> Any:
@@ -267,8 +274,9 @@ class Circuit:
         if key not in self.series:
             argument = self.cell(node.argument, mask)
             self.series[key] = Series(key, node.argument, argument, self.history)
-        self._bound(self.series[key], node, mask)
-        return self.series[key]
+        series = self._looked_at[_key(node, mask)] = self.series[key]
+        self._bound(series, node, mask)
+        return series
 
     def _bound(self, series: Series, node: Call, mask: Mask) -> None:
         if node.kind.vector and node.function in LAYER_BOUNDS:
