@@ -124,8 +124,6 @@ class Series:
         self._push_bounds(step, value)
 
     def _push_layers(self, step: int, value: Value) -> None:
-        if not np.count_nonzero(value.known):
-            return
         row = self._history.push(self.key, step, values.readings(value))
         if row is not None:
             self._push_bounds(step, row)

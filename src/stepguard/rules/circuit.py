@@ -13,7 +13,6 @@ import numpy as np
 from stepguard.rules import values
 from stepguard.rules.bounds import LAYER_BOUNDS, RUN_BOUNDS
 from stepguard.rules.cells import Cell, Kept, Running, Series, Youth
-from stepguard.rules.ends import ENDS, from_end
 from stepguard.rules.functions import (
     FUNCTIONS,
     Detector,
@@ -27,21 +26,19 @@ from stepguard.rules.operators import (
     COMPARISONS,
     ON_LAYERS,
     ON_RUN,
+    comparison_with,
     operation,
-    to_number,
     window_of_layers,
     window_of_run,
 )
-from stepguard.rules.pairs import of_two_numbers, of_two_rows
+from stepguard.rules.picking import pick
+from stepguard.rules.shortcuts import OF_SORTED, of_sorted, of_two_numbers, of_two_rows
 from stepguard.rules.tree import Call, Constant, Node, Operation, Read
 from stepguard.rules.values import Mask, Scalar, Value
 from stepguard.series.detectors import Detection
 from stepguard.series.history import History
-from stepguard.series.medians import RunningMedian, Sorted
 from stepguard.series.windows import OF_LAYERS, OF_RUN, STEADY
 from stepguard.signals import Frame
-
-_SORTED = {"median": Sorted.median, "mad": Sorted.mad}
 
 
 class Circuit:
@@ -132,15 +129,19 @@ class Circuit:
             case Read():
                 return partial(self.read_layers if node.kind.vector else self.read, node.text)
             case Operation():
-                parts = [self._part(part, mask, vector=node.kind.vector) for part in node.parts]
-                last = node.parts[-1]
-                if node.operator in COMPARISONS and isinstance(last, Constant) and not node.kind.vector:
-                    return to_number(node.operator, parts[0], last.value)
-                return operation(node.operator, parts, ON_LAYERS if node.kind.vector else ON_RUN)
+                return self._operation(node, mask)
             case Call():
                 return self._call(node, mask)
             case _:
                 raise TypeError(f"unknown node {node}")
+
+    def _operation(self, node: Operation, mask: Mask) -> Callable[[], Any]:
+        operators = ON_LAYERS if node.kind.vector else ON_RUN
+        parts = [self._part(part, mask, vector=node.kind.vector) for part in node.parts]
+        last = node.parts[-1]
+        if node.operator in COMPARISONS and isinstance(last, Constant) and not math.isnan(last.value):
+            return comparison_with(node.operator, parts[0], last.value, operators)
+        return operation(node.operator, parts, operators)
 
     def _part(self, node: Node, mask: Mask, *, vector: bool) -> Callable[[], Any]:
         """The value of a part, set beside those of the layers where the others are per layer."""
@@ -162,7 +163,7 @@ class Circuit:
             case OverLayers():
                 return lambda: function.run(argument.get(), mask)
             case Pick():
-                return self._pick(function, node.argument, mask)
+                return pick(function, node.argument, mask, argument.get, lambda: self.frame.vectors)
             case FirstSteps():
                 return self._first_steps(function, node, mask)
             case OverSteps():
@@ -171,17 +172,6 @@ class Circuit:
                 return self._detector(function, node, mask)
             case _:
                 raise TypeError(f"unknown function {function}")
-
-    def _pick(self, function: Pick, node: Node, mask: Mask) -> Callable[[], Scalar]:
-        argument = self.cell(node, mask)
-
-        def picked() -> Scalar:
-            value = argument.get()
-            return values.pick(value, function.index(value, mask))
-
-        if not isinstance(node, Read) or function.name not in ENDS:
-            return picked
-        return from_end(lambda: self.frame.vectors.get(node.text), mask, ENDS[function.name], picked)
 
     def _first_steps(self, function: FirstSteps, node: Call, mask: Mask) -> Callable[[], Any]:
         n, argument = function.reach(node.settings), self.cell(node.argument, mask)
@@ -208,8 +198,8 @@ class Circuit:
         series = self._window(node, mask, reach)
         if node.function in OF_RUN and not node.kind.vector:
             return of_two_numbers(node.function, series, self.history, int(node.settings["n"]), self._step)
-        if node.function in _SORTED and not node.kind.vector:
-            return self._of_sorted(_SORTED[node.function], series, reach)
+        if node.function in OF_SORTED and not node.kind.vector:
+            return of_sorted(node.function, series, self.history, reach, self._step)
         kept, steady = Kept(), node.function in STEADY
 
         def windowed() -> Any:
@@ -241,18 +231,6 @@ class Circuit:
             return compute()
 
         return checked
-
-    def _of_sorted(self, function: Callable[[Sorted], float], series: Series, n: int) -> Callable[[], Scalar]:
-        running = series.running(partial(RunningMedian, n))
-
-        def compute() -> Scalar:
-            series.argument.get()
-            step = self.frame.step
-            full = self.history.first_of_run(series.key) <= step - n + 1
-            found = function(running().at(step)) if full else math.nan
-            return None if math.isnan(found) else found
-
-        return compute
 
     def _detector(self, function: Detector, node: Call, mask: Mask) -> Callable[[], Any]:
         reach = function.reach(node.settings)

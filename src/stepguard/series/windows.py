@@ -74,7 +74,10 @@ def growth(x: Window, step: int, n: int) -> Array:
 
 
 def _growth(now: Array, before: Array) -> Array:
-    return np.divide(now, before, out=np.full_like(now, np.nan), where=(before > 0) & (now >= 0))
+    senseless = (before <= 0) | (now < 0)
+    if not np.count_nonzero(senseless):
+        return now / before
+    return np.divide(now, before, out=np.full_like(now, np.nan), where=~senseless)
 
 
 OF_LAYERS: Mapping[str, Callable[[Array, Array], Array]] = {
