@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 
 from stepguard.rules.alert import FIRING, INACTIVE, STATES, AlertStates, Change, Evidence, advance
 from stepguard.rules.evaluate import Evaluator, Truth, Watch
+from stepguard.rules.lifetimes import last_step
 from stepguard.rules.message import render
 from stepguard.rules.rule import Rule, Ruleset
 from stepguard.signals import Frame, Layer
+
+_REVIEW = 100
+"""Steps between two looks at which rules are over."""
 
 
 @dataclass
@@ -29,6 +33,8 @@ class _Watched:
     start: float
     end: float
     """The steps at which it is awake, both included."""
+    last: float
+    """The last step at which it may hold; none of its alerts begins later."""
     idle: bool = True
     """None of its alerts is pending or firing."""
     holds: bool = False
@@ -41,7 +47,11 @@ class _Watched:
 
     def may_begin(self, step: int) -> bool:
         """Whether the rule is awake with all its alerts inactive."""
-        return self.idle and self.failed is None and self.start <= step <= self.end
+        return self.start <= step <= self.last and self.idle and self.failed is None
+
+    def over(self, step: int) -> bool:
+        """Whether nothing comes of the rule from a step on."""
+        return self.last < step and self.idle
 
     def set(self, states: AlertStates) -> None:
         """Take over the alerts' states."""
@@ -65,15 +75,20 @@ class Engine:
         masks = [self._mask(rule) for rule in rules.rules]
         watches = [Watch(rule.condition, mask) for rule, mask in zip(rules.rules, masks, strict=True)]
         self._evaluator = Evaluator(watches, len(self.layers))
-        self._watched = [
-            _Watched(rule, self._no_alerts(rule), *rule.active.span(total_steps)) for rule in rules.rules
-        ]
+        self._watched = [self._watch(rule) for rule in rules.rules]
+        self._review_at = 0
+        """The step at which it is time to look which rules are over."""
         self._busy: set[int] = set()
         """The rules of which an alert is pending or firing, by their places."""
         self._fresh_failures: list[tuple[str, str]] = []
 
     def _mask(self, rule: Rule) -> NDArray[np.bool_]:
         return np.array([rule.layers.matches(layer) for layer in self.layers], dtype=np.bool_)
+
+    def _watch(self, rule: Rule) -> _Watched:
+        start, end = rule.active.span(self.total_steps)
+        last = min(end, last_step(rule.condition.root, self.total_steps))
+        return _Watched(rule, self._no_alerts(rule), start, end, last)
 
     def _no_alerts(self, rule: Rule) -> AlertStates:
         return AlertStates.inactive((len(self.layers),) if rule.condition.vector else ())
@@ -85,21 +100,26 @@ class Engine:
         marked, once in `take_failures`, and left out from then on. Nearly always no rule may hold, which the
         screens in front of the evaluation tell for next to nothing.
         """
-        progress = frame.step / self.total_steps if self.total_steps else None
-        plan = self._evaluator.feed(frame, progress)
-        places = self._evaluator.may_hold(
-            place for place in plan.may_hold if self._watched[place].may_begin(frame.step)
-        )
-        if self._busy:
-            places = sorted(self._busy.union(places))
+        step, watched_rules = frame.step, self._watched
+        if step >= self._review_at:
+            self._review(step)
+        progress = step / self.total_steps if self.total_steps else None
+        fed = self._evaluator.feed(frame, progress, lambda place: watched_rules[place].may_begin(step))
+        places = sorted(self._busy.union(fed.may_hold)) if self._busy else fed.may_hold
         changes: list[Change] = []
         for index in places:
             watched = self._watched[index]
             try:
-                changes += self._advance(index, watched, frame.step, known=index in plan.may_be_known)
+                changes += self._advance(index, watched, step, known=index in fed.may_be_known)
             except Exception as fault:
                 self._leave_out(index, f"{type(fault).__name__}: {fault}")
         return changes
+
+    def _review(self, step: int) -> None:
+        """Spend nothing more on the rules that are over."""
+        self._review_at = step + _REVIEW
+        places = (place for place, watched in enumerate(self._watched) if not watched.over(step))
+        self._evaluator.attend(frozenset(places), step)
 
     def _leave_out(self, index: int, reason: str) -> None:
         watched = self._watched[index]
@@ -218,6 +238,7 @@ class Engine:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over windows and alerts; rules that the state does not know keep theirs."""
         self._evaluator.load_state_dict(state["windows"])
+        self._review_at = 0
         for index, watched in enumerate(self._watched):
             if watched.rule.name in state["alerts"]:
                 self._set(index, AlertStates(*state["alerts"][watched.rule.name]))

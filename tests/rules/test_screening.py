@@ -35,6 +35,14 @@ OWN = (
     "held(crash(act.std, 1.5, 1.5, 9), 2, of=9)",
     "step > 5 or lr > 0",
     "first(grad.norm) / last(grad.norm) < 0.5",
+    "share(median(act.std, 5) > 1.5) >= 0.5",
+    "max(act.std, 4) >= 2 or min(act.std, 3) > 1.2",
+    "worst(max(act.std, 5)) < 1.5 and lr > 0",
+    "worst(max(act.std - grad.norm, 3)) <= 0",
+    "all(growth(act.std, 3) > 1.1) or share(delta(grad.norm, 4) < 0) > 0.5",
+    "prev(act.std, 2) > 1.5",
+    "median(loss, 5) > 1.5 * early(loss, 3) and mad(loss, 5) < 0.3",
+    "last(act.rms) > 2 * early(last(act.rms), 4)",
 )
 """Every way a screen goes, and the ways around it."""
 
@@ -70,12 +78,12 @@ def check(watches: list[Watch], seed: int, count: int, turn: int) -> int:
             evaluator.load_state_dict(state)
         elif place == turn:
             evaluator.rewind(frame.step - 4, frame.step - 1 if seed % 4 else None)
-        plan = evaluator.feed(frame, None)
-        may = set(evaluator.may_hold(plan.may_hold))
+        fed = evaluator.feed(frame, None)
+        may = set(fed.may_hold)
         truths = [evaluator.truth(watch) for watch in range(len(watches))]
         holds = {watch for watch, truth in enumerate(truths) if truth.holds.any()}
         assert holds <= may, [watches[watch].condition.text for watch in holds - may]
-        assert {watch for watch, truth in enumerate(truths) if truth.known.any()} <= plan.may_be_known
+        assert {watch for watch, truth in enumerate(truths) if truth.known.any()} <= fed.may_be_known
         found += len(holds)
     return found
 
@@ -102,22 +110,21 @@ def test_a_threshold_is_not_rounded_to_the_float32_of_a_signal() -> None:
     """0.1 as float32 lies above 0.1, and so do all of these layers."""
     evaluator = Evaluator([Watch(compile_condition("any(act.std > 0.1)"), np.ones(4, np.bool_))], 4)
     vector = Vector(np.full(4, 0.1, np.float32), np.ones(4, np.bool_))
-    evaluator.feed(Frame(0, vectors={"act.std": vector}), None)
-    assert evaluator.may_hold([0]) == [0]
+    assert evaluator.feed(Frame(0, vectors={"act.std": vector}), None).may_hold == [0]
     assert evaluator.truth(0).holds
 
 
 def test_a_rule_is_not_even_looked_at_where_none_of_its_signals_was_measured() -> None:
     texts = ["any(act.std > 2)", "loss > 1", "all(act.std > 2) and lr > 0", "nonfinite(lr) or act.std > 2"]
     evaluator = Evaluator([Watch(compile_condition(text), np.ones(4, np.bool_)) for text in texts], 4)
-    plan = evaluator.feed(Frame(0, {"loss": 2.0, "lr": 0.1}), None)
-    assert (plan.may_be_known, plan.may_hold) == ({1, 2, 3}, (1, 3))
-    assert evaluator.may_hold(plan.may_hold) == [1]
+    asked: list[int] = []
+    fed = evaluator.feed(Frame(0, {"loss": 2.0, "lr": 0.1}), None, lambda watch: not asked.append(watch))
+    assert (fed.may_be_known, asked, fed.may_hold) == ({1, 2, 3}, [1, 3], [1])
 
 
 def test_what_fails_may_hold_so_that_it_is_said() -> None:
     evaluator = Evaluator([Watch(compile_condition("any(act.std > 2)"), np.ones(4, np.bool_))], 4)
-    evaluator.feed(Frame(0, vectors={"act.std": Vector(np.zeros(7, np.float32), np.ones(7, np.bool_))}), None)
-    assert evaluator.may_hold([0]) == [0]
+    frame = Frame(0, vectors={"act.std": Vector(np.zeros(7, np.float32), np.ones(7, np.bool_))})
+    assert evaluator.feed(frame, None).may_hold == [0]
     with pytest.raises(ValueError, match="shape"):
         evaluator.truth(0)

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 
 from stepguard.series import detectors, windows
 from stepguard.series.history import History, Window
+from stepguard.series.medians import RunningMedian
 from stepguard.series.running import (
+    BelowBound,
     Bound,
     CrashBound,
     DriftBound,
     HeldBound,
+    Largest,
     PlateauBound,
     SpikeBound,
     StretchesBound,
@@ -54,7 +57,7 @@ LENGTH = st.sampled_from([8, 19, 20, 33, 60])
 KIND = st.sampled_from(["level", "few", "truths"])
 
 
-def recorded(steps: Sequence[int], rows: np.ndarray, n: int) -> tuple[History, Callable[[int], bool]]:
+def recorded(steps: Sequence[int], rows: np.ndarray, n: int) -> tuple[History, Callable[[int], object]]:
     history = History()
     history.reserve("x", n, rows.shape[1:])
     return history, lambda place: history.push("x", steps[place], rows[place])
@@ -96,6 +99,54 @@ def test_crash(seed: int, within: int) -> None:
             x = history.window("x", now, within)
             there = detectors.crash(x, now, rise=1.5, fall=2.0, within=within).holds
             assert np.all(bound.may_hold(now) >= there)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 7, 30]))
+def test_largest_and_below(seed: int, n: int) -> None:
+    random = np.random.default_rng(seed)
+    steps, _ = series(seed, "level")
+    rows = random.choice([0.5, 1.0, 2.0, np.nan], (len(steps), LAYERS), p=random.dirichlet(np.ones(4)))
+    rows[: random.integers(0, 20), random.integers(0, LAYERS)] = np.nan
+    mask = random.random(LAYERS) < 0.7
+    largest, below = Largest(n, LAYERS), BelowBound(n, 1.0, mask)
+    history, push = recorded(steps, rows, n)
+    for place, step in enumerate(steps):
+        push(place)
+        largest.push(step, rows[place])
+        below.push(step, rows[place])
+        for now in (step, step + 1, step + n):
+            found = windows.max(history.window("x", now, n), now, n)
+            assert np.all((largest.get() >= found) | np.isnan(found))
+            there = found[mask & ~np.isnan(found)]
+            if len(there) and there.max() <= 1.0:
+                assert below.may_hold(now)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), KIND, LENGTH)
+def test_medians_are_those_of_windows(seed: int, kind: str, n: int) -> None:
+    """Bit for bit, where a window is full."""
+    steps, values = series(seed, kind)
+    running = RunningMedian(n)
+    history, push = recorded(steps, values, n)
+    for place, (step, value) in enumerate(zip(steps, values.tolist(), strict=True)):
+        push(place)
+        running.push(step, value)
+        nexts = steps[place + 1] if place + 1 < len(steps) else step + 2 * n
+        for now in sorted({step, min(step + 1, nexts - 1), nexts - 1}):
+            x = history.window("x", now, n)
+            if x.first <= now - n + 1:
+                found = running.at(now)
+                np.testing.assert_array_equal(found.median(), windows.median(x, now, n))
+                np.testing.assert_array_equal(found.mad(), windows.mad(x, now, n))
+
+
+def test_below_says_no_where_a_layer_is_above() -> None:
+    bound = BelowBound(10, 5e-6, np.array([False, True]))
+    for step in range(20):
+        bound.push(step, np.array([0.0, 1e-3]))
+    assert [bound.may_hold(step) for step in (19, 28, 29)] == [False, False, True]
 
 
 @settings(max_examples=40, deadline=None)

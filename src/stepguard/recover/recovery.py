@@ -77,10 +77,14 @@ class Recovery:
 
     def observe(self, frame: Frame) -> Observation:
         """Evaluate all rules at this frame, and decide."""
+        return self.happened(frame) or Observation(frame, self.engine.layers, (), None)
+
+    def happened(self, frame: Frame) -> Observation | None:
+        """The same; None where nothing happened, as at nearly every frame."""
         self._findings.see(frame)
         changes = self.engine.evaluate(frame)
         if self.engine.quiet and not changes and frame.step < self._due:
-            return Observation(frame, self.engine.layers, (), None)
+            return None
         fresh: dict[str, tuple[str | None, str]] = {}
         for change in changes:
             if change.state == "firing":

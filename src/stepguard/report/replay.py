@@ -58,8 +58,10 @@ def replay(recording: RunFile, record: AttemptRecord, rules: Ruleset | None = No
         raise RunFileError(f"{recording.path}: attempt {record.number} does not say {error}") from error
     steps, changes, decisions = 0, list[Change](), list[Decision]()
     for frame in recording.frames(record.number, recovery.signals, hist=False):
-        observation = recovery.observe(frame)
+        observation = recovery.happened(frame)
         steps += 1
+        if observation is None:
+            continue
         changes += observation.changes
         if observation.decision is not None:
             decisions.append(observation.decision)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -12,9 +12,11 @@ from stepguard.rules import values
 from stepguard.rules.tree import Node
 from stepguard.rules.values import Mask, Scalar, Value
 from stepguard.series.history import History, Window
-from stepguard.series.running import LayerBound, RunBound
+from stepguard.series.medians import RunningMedian
+from stepguard.series.running import BelowBound, Largest, LayerBound, RunBound
 
 T = TypeVar("T")
+Running: TypeAlias = RunBound | LayerBound | BelowBound | RunningMedian | Largest
 
 _PATIENCE = 1000
 """Readings after which a bound that nobody asked for is given up: of a rule that sleeps, say."""
@@ -23,49 +25,47 @@ _PATIENCE = 1000
 class Cell(Generic[T]):
     """One result of a step: computed when it is first asked for, then the same, also if it failed."""
 
-    __slots__ = ("_compute", "_done", "_failure", "_result", "_used")
+    __slots__ = ("_at", "_clock", "_compute", "_failure", "_result")
 
     _result: T
 
-    def __init__(self, compute: Callable[[], T], used: list[Cell[Any]]) -> None:
+    def __init__(self, compute: Callable[[], T], clock: list[int]) -> None:
         self._compute = compute
-        self._used = used
-        """The cells that were asked for at this step."""
-        self._done = False
+        self._clock = clock
+        """Of one number, that moves on at each step; it is shared with the other cells."""
+        self._at = -1
         self._failure: Exception | None = None
 
     def get(self) -> T:
         """Give the result, or raise what computing it raised."""
-        if not self._done:
-            self._done = True
-            self._used.append(self)
-            try:
-                self._result = self._compute()
-            except Exception as error:
-                self._failure = error
-        if self._failure is not None:
-            raise self._failure
-        return self._result
+        now = self._clock[0]
+        if self._at == now:
+            if self._failure is not None:
+                raise self._failure
+            return self._result
+        self._at, self._failure = now, None
+        try:
+            self._result = result = self._compute()
+        except Exception as error:
+            self._failure = error
+            raise
+        return result
 
     def fail(self, error: Exception) -> None:
         """Make everything that needs this cell fail at this step."""
-        self._failure = error
-
-    def clear(self) -> None:
-        """Begin a step."""
-        self._done, self._failure = False, None
+        self._at, self._failure = self._clock[0], error
 
 
 class Series:
     """What windows look at: the argument of a function over steps, pushed into the history once a step.
 
-    The bounds of the functions are pushed the same; they are made anew from the history where it jumps.
+    Bounds and other running forms are pushed the same; they are made anew from the history where it jumps.
     """
 
     def __init__(self, key: str, node: Node, argument: Cell[Any], history: History) -> None:
         self.key, self.node, self.argument = key, node, argument
         self._history = history
-        self._makers: list[Callable[[], RunBound | LayerBound]] = []
+        self._makers: list[Callable[[], Running]] = []
         self._bounds: dict[int, Any] = {}
         """Those that are kept up to date, by the places of their makers."""
         self._asked: set[int] = set()
@@ -73,20 +73,20 @@ class Series:
         self.renewals = 0
         """How often the history has jumped."""
 
-    def bound(self, make: Callable[[], RunBound | LayerBound]) -> Callable[[int], Any]:
-        """Add a bound; gives what tells whether it may hold at a step.
+    def running(self, make: Callable[[], Running]) -> Callable[[], Any]:
+        """Add a running form; gives what gives it.
 
         It is made from the history when it is asked for, and kept up to date as long as it goes on being.
         """
         place = len(self._makers)
         self._makers.append(make)
 
-        def may_hold(step: int) -> Any:
+        def get() -> Any:
             self._asked.add(place)
             bound = self._bounds.get(place)
-            return (self._made(place) if bound is None else bound).may_hold(step)
+            return self._made(place) if bound is None else bound
 
-        return may_hold
+        return get
 
     def _made(self, place: int) -> Any:
         bound: Any = self._makers[place]()
@@ -102,6 +102,10 @@ class Series:
         if self._pushes % _PATIENCE == 0:
             self._bounds = {place: each for place, each in self._bounds.items() if place in self._asked}
             self._asked.clear()
+
+    def over(self, step: int) -> bool:
+        """Whether nothing is pushed any more from a step on."""
+        return False
 
     def push(self, step: int) -> None:
         """Push the argument of this step, if it is known."""
@@ -120,9 +124,9 @@ class Series:
         self._push_bounds(step, value)
 
     def _push_layers(self, step: int, value: Value) -> None:
-        row = values.readings(value)
-        if self._history.push(self.key, step, row) and self._bounds:
-            self._push_bounds(step, np.where(np.isfinite(row), row, np.nan))
+        row = self._history.push(self.key, step, values.readings(value))
+        if row is not None:
+            self._push_bounds(step, row)
 
     def renew(self) -> None:
         """Go on from the history as it is now."""
@@ -142,9 +146,14 @@ class Kept:
         """Whether the window holds what it held then."""
         return self._of == _identity(renewals, window)
 
+    def whole(self, renewals: int) -> bool:
+        """Whether anything was kept since the history jumped: all there is to know of the first steps."""
+        return len(self._of) > 1 and self._of[0] == renewals
+
     def keep(self, renewals: int, window: Window, full: Mask, result: Any) -> None:
         """Keep what a window gives as long as it holds the same, unless it is young: that ends by itself."""
-        if bool((full | np.isinf(window.first)).all()):
+        count = np.count_nonzero(full)
+        if count == full.size or count + np.count_nonzero(np.isinf(window.first)) == full.size:
             self._of, self.result = _identity(renewals, window), result
 
 
@@ -166,9 +175,13 @@ class Youth(Series):
         super().renew()
         self._known_end = math.inf
 
+    def over(self, step: int) -> bool:
+        """Whether the first steps are over."""
+        return step >= self._end(step)
+
     def push(self, step: int) -> None:
         """Push the argument of this step, if it is known and one of the first."""
-        if step < self._end(step):
+        if not self.over(step):
             super().push(step)
 
     def window(self, step: int) -> Window:

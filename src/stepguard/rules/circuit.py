@@ -12,7 +12,7 @@ import numpy as np
 
 from stepguard.rules import values
 from stepguard.rules.bounds import LAYER_BOUNDS, RUN_BOUNDS
-from stepguard.rules.cells import Cell, Kept, Series, Youth
+from stepguard.rules.cells import Cell, Kept, Running, Series, Youth
 from stepguard.rules.functions import (
     FUNCTIONS,
     Detector,
@@ -22,12 +22,22 @@ from stepguard.rules.functions import (
     OverSteps,
     Pick,
 )
-from stepguard.rules.operators import ON_LAYERS, ON_RUN, operation, window_of_layers, window_of_run
+from stepguard.rules.operators import (
+    COMPARISONS,
+    ON_LAYERS,
+    ON_RUN,
+    comparison_with,
+    operation,
+    window_of_layers,
+    window_of_run,
+)
+from stepguard.rules.picking import pick
+from stepguard.rules.shortcuts import OF_SORTED, of_sorted, of_two_numbers, of_two_rows
 from stepguard.rules.tree import Call, Constant, Node, Operation, Read
 from stepguard.rules.values import Mask, Scalar, Value
 from stepguard.series.detectors import Detection
 from stepguard.series.history import History
-from stepguard.series.windows import OF_RUN, STALE, STEADY, median_of_run
+from stepguard.series.windows import OF_LAYERS, OF_RUN, STEADY
 from stepguard.signals import Frame
 
 
@@ -40,12 +50,14 @@ class Circuit:
         self.frame = Frame(step=-1)
         """The frame of this step."""
         self._progress: float | None = None
-        self._used: list[Cell[Any]] = []
+        self._clock = [0]
         self._cells: dict[str, Cell[Any]] = {}
         self._detections: dict[str, Cell[Detection]] = {}
         self._may_hold: dict[str, Callable[[int], Any]] = {}
         self.series: dict[str, Series] = {}
         """What windows look at; a series comes behind those that it is made of."""
+        self._looked_at: dict[str, Series] = {}
+        """By function over steps."""
         self._absent = Value(np.full(layers, np.nan), np.zeros(layers, np.bool_))
 
     def feed(self, frame: Frame, progress: float | None, series: Iterable[Series]) -> None:
@@ -55,11 +67,12 @@ class Circuit:
         for each in series:
             each.push(frame.step)
 
+    def _step(self) -> int:
+        return self.frame.step
+
     def clear(self) -> None:
         """Forget every result of the step."""
-        for cell in self._used:
-            cell.clear()
-        self._used.clear()
+        self._clock[0] += 1
 
     def renew(self) -> None:
         """Go on from the history as it is now."""
@@ -74,12 +87,20 @@ class Circuit:
         """
         key = _key(node, mask)
         if key not in self._cells:
-            self._cells[key] = Cell(self._computation(node, mask), self._used)
+            self._cells[key] = Cell(self._computation(node, mask), self._clock)
         return self._cells[key]
 
     def detection(self, node: Call, mask: Mask) -> Cell[Detection]:
         """Give the cell of a detector's whole answer."""
         return self._detections[_key(node, mask)]
+
+    def running(self, node: Call, mask: Mask, make: Callable[[], Running]) -> Callable[[], Any]:
+        """Give what gives a running form over what a function over steps looks at."""
+        return self._looked_at[_key(node, mask)].running(make)
+
+    def looked_at(self, node: Call, mask: Mask) -> Series | None:
+        """Give the series at which a function over steps looks; None for another function."""
+        return self._looked_at.get(_key(node, mask))
 
     def may_hold(self, node: Call, mask: Mask) -> Callable[[int], Any] | None:
         """Give the bound of a function over steps: whether it may hold at a step; None if it has none."""
@@ -108,15 +129,25 @@ class Circuit:
             case Read():
                 return partial(self.read_layers if node.kind.vector else self.read, node.text)
             case Operation():
-                parts = [self._part(part, mask, vector=node.kind.vector) for part in node.parts]
-                return operation(node.operator, parts, ON_LAYERS if node.kind.vector else ON_RUN)
+                return self._operation(node, mask)
             case Call():
                 return self._call(node, mask)
             case _:
                 raise TypeError(f"unknown node {node}")
 
+    def _operation(self, node: Operation, mask: Mask) -> Callable[[], Any]:
+        operators = ON_LAYERS if node.kind.vector else ON_RUN
+        parts = [self._part(part, mask, vector=node.kind.vector) for part in node.parts]
+        last = node.parts[-1]
+        if node.operator in COMPARISONS and isinstance(last, Constant) and not math.isnan(last.value):
+            return comparison_with(node.operator, parts[0], last.value, operators)
+        return operation(node.operator, parts, operators)
+
     def _part(self, node: Node, mask: Mask, *, vector: bool) -> Callable[[], Any]:
         """The value of a part, set beside those of the layers where the others are per layer."""
+        if isinstance(node, Constant):
+            number = values.spread(node.value, truth=False) if vector else node.value
+            return lambda: number
         get = self.cell(node, mask).get
         if not vector or node.kind.vector:
             return get
@@ -132,7 +163,7 @@ class Circuit:
             case OverLayers():
                 return lambda: function.run(argument.get(), mask)
             case Pick():
-                return lambda: values.pick(value := argument.get(), function.index(value, mask))
+                return pick(function, node.argument, mask, argument.get, lambda: self.frame.vectors)
             case FirstSteps():
                 return self._first_steps(function, node, mask)
             case OverSteps():
@@ -147,18 +178,18 @@ class Circuit:
         key = f"{_key(node.argument, mask)} in the first {n}"
         self.history.reserve(key, n, (self.layers,) if node.argument.kind.vector else ())
         youth = self.series[key] = Youth(key, node.argument, argument, self.history, n)
-
+        self._looked_at[_key(node, mask)] = youth
         kept = Kept()
 
         def compute() -> Any:
             argument.get()
+            if kept.whole(youth.renewals):
+                return kept.result
             step = self.frame.step
             window = youth.window(step)
-            if not kept.holds(youth.renewals, window):
-                result = function.run(window, step, node.settings, node.argument.positive)
-                kept.keep(youth.renewals, window, window.full(step, n), result)
-                return result
-            return kept.result
+            result = function.run(window, step, node.settings, node.argument.positive)
+            kept.keep(youth.renewals, window, window.full(step, n), result)
+            return result
 
         return (window_of_layers if node.kind.vector else window_of_run)(compute, truth=False)
 
@@ -166,42 +197,40 @@ class Circuit:
         reach, positive, truth = function.reach(node.settings), node.argument.positive, node.kind.truth
         series = self._window(node, mask, reach)
         if node.function in OF_RUN and not node.kind.vector:
-            return self._from_two(OF_RUN[node.function], series, int(node.settings["n"]))
+            return of_two_numbers(node.function, series, self.history, int(node.settings["n"]), self._step)
+        if node.function in OF_SORTED and not node.kind.vector:
+            return of_sorted(node.function, series, self.history, reach, self._step)
+        kept, steady = Kept(), node.function in STEADY
 
-        if node.function == "median" and not node.kind.vector:
-            return self._median_of_run(series, reach)
-        kept = Kept()
-
-        def compute() -> Any:
-            series.argument.get()
+        def windowed() -> Any:
             step = self.frame.step
             window = self.history.window(series.key, step, reach)
             if kept.holds(series.renewals, window):
                 return kept.result
             result = function.run(window, step, node.settings, positive)
-            if node.function in STEADY:
+            if steady:
                 kept.keep(series.renewals, window, window.full(step, reach), result)
             return result
 
-        return (window_of_layers if node.kind.vector else window_of_run)(compute, truth=truth)
+        if not node.kind.vector:
+            return self._after(series, window_of_run(windowed, truth=truth))
+        if node.function in OF_LAYERS:
+            n = int(node.settings["n"])
+            windowed = of_two_rows(node.function, series, self.history, n, self._step, windowed=windowed)
+        value = window_of_layers(windowed, truth=truth)
+        if not steady:
+            return self._after(series, value)
+        silent = partial(self.history.silent, series.key, n=reach)
+        return self._after(series, lambda: self._absent if silent(self.frame.step) else value())
 
-    def _median_of_run(self, series: Series, n: int) -> Callable[[], Scalar]:
-        def compute() -> Scalar:
+    def _after(self, series: Series, compute: Callable[[], Any]) -> Callable[[], Any]:
+        """First ask what the windows look at, which raises what went wrong inside it."""
+
+        def checked() -> Any:
             series.argument.get()
-            step = self.frame.step
-            return median_of_run(self.history.window(series.key, step, n), step, n)
+            return compute()
 
-        return compute
-
-    def _from_two(
-        self, function: Callable[[float | None, float | None], float | None], series: Series, n: int
-    ) -> Callable[[], Scalar]:
-        def compute() -> Scalar:
-            now, step = series.argument.get(), self.frame.step
-            now = None if now is None or not math.isfinite(now) else now
-            return function(now, self.history.newest(series.key, step - n, n + STALE))
-
-        return compute
+        return checked
 
     def _detector(self, function: Detector, node: Call, mask: Mask) -> Callable[[], Any]:
         reach = function.reach(node.settings)
@@ -212,7 +241,7 @@ class Circuit:
             window = self.history.window(series.key, self.frame.step, reach)
             return function.run(window, self.frame.step, node.settings)
 
-        cell = self._detections[_key(node, mask)] = Cell(detect, self._used)
+        cell = self._detections[_key(node, mask)] = Cell(detect, self._clock)
         if node.kind.vector:
             return lambda: Value(cell.get().holds, cell.get().known)
         return lambda: bool(cell.get().holds) if cell.get().known else None
@@ -223,8 +252,9 @@ class Circuit:
         if key not in self.series:
             argument = self.cell(node.argument, mask)
             self.series[key] = Series(key, node.argument, argument, self.history)
-        self._bound(self.series[key], node, mask)
-        return self.series[key]
+        series = self._looked_at[_key(node, mask)] = self.series[key]
+        self._bound(series, node, mask)
+        return series
 
     def _bound(self, series: Series, node: Call, mask: Mask) -> None:
         if node.kind.vector and node.function in LAYER_BOUNDS:
@@ -233,7 +263,8 @@ class Circuit:
             make = partial(RUN_BOUNDS[node.function], node.settings)
         else:
             return
-        self._may_hold[_key(node, mask)] = series.bound(make)
+        get = series.running(make)
+        self._may_hold[_key(node, mask)] = lambda step: get().may_hold(step)
 
 
 def _key(node: Node, mask: Mask) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,13 +43,22 @@ class Truth(NamedTuple):
     """Of shape (layers,): the layers that it could look at. None where no layers are involved."""
 
 
+class Fed(NamedTuple):
+    """What is known of all conditions once a frame was fed, by their places."""
+
+    may_be_known: frozenset[int]
+    """Those that are not surely unknown."""
+    may_hold: list[int]
+    """Those of the wanted ones that may hold; the `truth` of the others does not."""
+
+
 class Plan(NamedTuple):
     """What there is to do at steps whose frames have the same signals."""
 
     may_be_known: frozenset[int]
     """The conditions that are not surely unknown, by their places."""
-    may_hold: tuple[int, ...]
-    """Those that do not surely fail to hold."""
+    screens: tuple[tuple[int, Callable[[], bool]], ...]
+    """Those that do not surely fail to hold, each with the screen that looks at values."""
     series: tuple[Series, ...]
     """The series that may be known."""
     subjects: tuple[tuple[str, Readings], ...]
@@ -57,6 +66,19 @@ class Plan(NamedTuple):
 
 
 _MOST_PLANS = 64
+_Attended: TypeAlias = tuple[frozenset[int], tuple[Series, ...]]
+"""The conditions that are attended to, and the series that they need."""
+
+
+def _always(watch: int) -> bool:
+    return True
+
+
+def _passes(screen: Callable[[], bool]) -> bool:
+    try:
+        return screen()
+    except Exception:
+        return True  # the `truth` raises the same
 
 
 class _Watched:
@@ -72,10 +94,13 @@ class _Watched:
         self.signals = [
             (circuit.cell(node, self.mask), node.kind.vector) for node in reads if node.text not in CLOCKS
         ]
+        calls = [node for node in nodes if isinstance(node, Call)]
+        self.series = frozenset(circuit.looked_at(node, self.mask) for node in calls) - {None}
+        """What its windows look at."""
         self.detections: list[Cell[Detection]] = [
             circuit.detection(node, self.mask)
-            for node in nodes
-            if isinstance(node, Call) and isinstance(FUNCTIONS[node.function], Detector)
+            for node in calls
+            if isinstance(FUNCTIONS[node.function], Detector)
         ]
 
     def fresh(self) -> Mask:
@@ -112,45 +137,55 @@ class Evaluator:
             for watch in watches
         }
         self._plans: dict[tuple[tuple[str, ...], tuple[str, ...]], Plan] = {}
+        self._attended = self._everything()
 
-    def feed(self, frame: Frame, progress: float | None) -> Plan:
+    def _everything(self) -> _Attended:
+        return frozenset(range(len(self._watched))), tuple(self._circuit.series.values())
+
+    def attend(self, watches: frozenset[int], step: int) -> None:
+        """From this step on keep only what these conditions need; nobody wants the others again.
+
+        A `rewind` and a `load_state_dict` end that: all are attended to again.
+        """
+        needed = frozenset[Any]().union(*(self._watched[watch].series for watch in watches))
+        series = self._circuit.series.values()
+        attended = watches, tuple(each for each in series if each in needed and not each.over(step))
+        if attended != self._attended:
+            self._attended = attended
+            self._plans.clear()
+
+    def feed(self, frame: Frame, progress: float | None, wanted: Callable[[int], bool] = _always) -> Fed:
         """Begin a step; steps ascend, and what was fed is not changed afterwards.
 
-        Gives which conditions may be known, and may hold, with the signals of this frame. Never raises for a
-        fault of one condition: its `truth` does.
+        Gives which conditions may be known and, of those that are wanted, may hold. Never raises for a fault
+        of one condition: its `truth` does.
         """
         signals = tuple(frame.scalars), tuple(frame.vectors)
         plan = self._plans.get(signals) or self._plan(signals)
         with np.errstate(all="ignore"):
             self._circuit.feed(frame, progress, plan.series)
             for name, readings in plan.subjects:
-                reading = frame.vectors.get(name) if _per_layer(name) else self._circuit.read(name)
-                readings.push(frame.step, reading)
-        return plan
+                vector = frame.vectors.get(name)
+                readings.push(frame.step, self._circuit.read(name) if vector is None else vector)
+            may_hold = [watch for watch, screen in plan.screens if wanted(watch) and _passes(screen)]
+        return Fed(plan.may_be_known, may_hold)
 
     def _plan(self, signals: tuple[tuple[str, ...], tuple[str, ...]]) -> Plan:
         there = frozenset((*signals[0], *signals[1]))
         if len(self._plans) == _MOST_PLANS:
             self._plans.clear()
-        fresh = [(place, each) for place, each in enumerate(self._watched) if _fresh(each.condition, there)]
+        watches, series = self._attended
+        each = [(place, self._watched[place]) for place in sorted(watches)]
+        fresh = [(place, watched) for place, watched in each if _fresh(watched.condition, there)]
+        may_hold = [(p, w.may_hold) for p, w in fresh if not surely_not_true(w.condition.root, there)]
+        subjects = dict.fromkeys(watched.condition.subject for _, watched in each)
         plan = self._plans[signals] = Plan(
-            frozenset(place for place, each in fresh if not surely_unknown(each.condition.root, there)),
-            tuple(place for place, each in fresh if not surely_not_true(each.condition.root, there)),
-            tuple(each for each in self._circuit.series.values() if not surely_unknown(each.node, there)),
-            tuple((name, each) for name, each in self._readings.items() if name in there or name in CLOCKS),
+            frozenset(p for p, w in fresh if not surely_unknown(w.condition.root, there)),
+            tuple(may_hold),
+            tuple(each for each in series if not surely_unknown(each.node, there)),
+            tuple((name, self._readings[name]) for name in subjects if name in there or name in CLOCKS),
         )
         return plan
-
-    def may_hold(self, watches: Iterable[int]) -> list[int]:
-        """Those of some conditions that may hold at the step fed last; the `truth` of the others does not."""
-        with np.errstate(all="ignore"):
-            return [watch for watch in watches if self._may_hold(self._watched[watch].may_hold)]
-
-    def _may_hold(self, screen: Callable[[], bool]) -> bool:
-        try:
-            return screen()
-        except Exception:
-            return True  # the `truth` raises the same
 
     def truth(self, watch: int) -> Truth:
         """Tell whether a condition holds at the step fed last; raises what went wrong inside it."""
@@ -207,9 +242,14 @@ class Evaluator:
     def rewind(self, step: int, now: int | None = None) -> None:
         """Forget everything after a step; with `now`, windows go on from there as if it were that step."""
         self._circuit.history.rewind(step, now)
-        self._circuit.renew()
+        self._renew()
         for readings in self._readings.values():
             readings.rewind(step)
+
+    def _renew(self) -> None:
+        self._circuit.renew()
+        self._attended = self._everything()
+        self._plans.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Give everything that is remembered, as plain arrays and containers."""
@@ -219,7 +259,7 @@ class Evaluator:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what another evaluator remembered; signals that are new here begin empty."""
         self._circuit.history.load_state_dict(state["history"])
-        self._circuit.renew()
+        self._renew()
         for name, readings in self._readings.items():
             if name in state["readings"]:
                 readings.load_state_dict(state["readings"][name])

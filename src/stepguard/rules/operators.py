@@ -36,6 +36,8 @@ class Operators(NamedTuple):
     unary: Mapping[str, Callable[[Any], Any]]
     logic: Mapping[str, Callable[[Any, Any], Any]]
     compare: Callable[[Callable[[Any, Any], Any], Any, Any], Any]
+    compare_with: Callable[[Callable[[Any, Any], Any], Any, float], Any]
+    """The same, with a number that is written down."""
     arithmetic: Callable[[Callable[[Any, Any], Any], Any, Any], Any]
 
 
@@ -43,6 +45,7 @@ ON_LAYERS = Operators(
     {"-": values.negative, "not": values.negation},
     {"and": values.both, "or": values.either},
     values.compare,
+    values.compare_with,
     values.arithmetic,
 )
 """On values per layer."""
@@ -50,6 +53,7 @@ ON_RUN = Operators(
     {"-": values.negative_of_run, "not": values.negation_of_run},
     {"and": values.both_of_run, "or": values.either_of_run},
     values.compare_of_run,
+    values.compare_with_of_run,
     values.arithmetic_of_run,
 )
 """On numbers and truths of the run."""
@@ -92,3 +96,11 @@ def operation(name: str, parts: Sequence[Callable[[], Any]], operators: Operator
         return lambda: compare(comparison, left(), right())
     arithmetic, ufunc = operators.arithmetic, _ARITHMETIC[name]
     return lambda: arithmetic(ufunc, left(), right())
+
+
+def comparison_with(
+    name: str, part: Callable[[], Any], number: float, operators: Operators
+) -> Callable[[], Any]:
+    """Compare values of one kind with a number that is written down and is not NaN."""
+    compare_with, comparison = operators.compare_with, COMPARISONS[name]
+    return lambda: compare_with(comparison, part(), number)

@@ -29,14 +29,14 @@ class Readings:
 
     def push(self, step: int, reading: Vector | float | None) -> None:
         """Keep the reading of a step; nothing if nothing was measured, or of another number of layers."""
+        kept = self._kept
         if reading is None:
             return
-        same = bool(self._kept) and reading is self._kept[-1][1]
-        if same or not isinstance(reading, Vector) or self._fits(reading):
-            self._kept.append((step, reading))
+        if (kept and reading is kept[-1][1]) or not isinstance(reading, Vector) or self._fits(reading):
+            kept.append((step, reading))
 
     def _fits(self, vector: Vector) -> bool:
-        return vector.values.shape == (self._layers,) and bool(vector.known.any())
+        return vector.values.shape == (self._layers,) and bool(np.count_nonzero(vector.known))
 
     def last(self, layer: int | None) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """Give steps and values of the last readings, of one layer or of the run, oldest first.

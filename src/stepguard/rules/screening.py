@@ -8,6 +8,7 @@ second looks at values, and asks the bounds of detectors in place of the detecto
 from __future__ import annotations
 
 from collections.abc import Callable, Set
+from functools import partial
 from operator import and_, or_
 from typing import Any
 
@@ -18,11 +19,14 @@ from stepguard.rules.functions import FUNCTIONS, Detector, OverSteps
 from stepguard.rules.operators import COMPARISONS
 from stepguard.rules.tree import CLOCKS, Call, Constant, Node, Operation, Read, walk
 from stepguard.rules.values import Mask
+from stepguard.series.running import BelowBound, Largest
 from stepguard.signals import Vector
 
 _NEEDS_NOW = frozenset({"delta", "growth", "zscore", "crash", "spike"})
 """Functions over steps that are unknown without a reading now."""
 _FAR = frozenset({"<", "<=", ">", ">="})
+_AT_MOST = frozenset({"median", "min", "max"})
+"""Functions over steps whose result is at most the largest of the last n readings."""
 _ABOVE = {">": lambda bound: bound >= 0, ">=": lambda bound: bound > 0}
 
 
@@ -83,11 +87,7 @@ class Screens:
         if not node.kind.vector:
             return lambda: get() is True
 
-        def holds() -> Mask:
-            value = get()
-            return value.data & value.known
-
-        return holds
+        return lambda: get().data  # False where it is not known
 
     def _joined(
         self, node: Node, mask: Mask, join: Callable[[Any, Any], Any], *, end: bool
@@ -112,7 +112,7 @@ class Screens:
             found = screen()
             if isinstance(found, bool):
                 return found
-            return bool((found if everywhere else found & mask).any())
+            return bool(np.count_nonzero(found if everywhere else found & mask))
 
         return holds
 
@@ -121,6 +121,11 @@ class Screens:
     ) -> Callable[[], Any]:
         if isinstance(left, Read) and left.kind.vector:
             return self._layers_beyond(left.text, operator, bound)
+        if isinstance(left, Call) and left.kind.vector and left.function in _AT_MOST and operator in _ABOVE:
+            return self._largest_beyond(left, operator, bound, mask)
+        window = _all_below(node)
+        if window is not None:
+            return self._all_below(node, window, bound, mask)
         counted = isinstance(left, Call) and left.function in {"share", "count"}
         if counted and operator in _ABOVE and _ABOVE[operator](bound):
             return self._at_a_layer(left.parts[0], mask)
@@ -146,6 +151,30 @@ class Screens:
 
         return holds
 
+    def _largest_beyond(self, window: Call, operator: str, bound: float, mask: Mask) -> Callable[[], Any]:
+        """Of a window that gives nothing above its largest reading: where that is not beyond, it is not."""
+        compare, argument = COMPARISONS[operator], self._circuit.cell(window.argument, mask)
+        make = partial(Largest, int(window.settings["n"]), self._circuit.layers)
+        largest = self._circuit.running(window, mask, make)
+
+        def holds() -> Any:
+            argument.get()  # raises what went wrong inside it
+            return compare(largest().get(), bound)
+
+        return holds
+
+    def _all_below(self, node: Node, window: Call, bound: float, mask: Mask) -> Callable[[], Any]:
+        """Of the largest reading of all layers in a window: where that of one layer is above, it is not."""
+        itself, argument = self._itself(node, mask), self._circuit.cell(window.argument, mask)
+        make = partial(BelowBound, int(window.settings["n"]), bound, mask)
+        below, circuit = self._circuit.running(window, mask, make), self._circuit
+
+        def holds() -> Any:
+            argument.get()  # raises what went wrong inside it
+            return below().may_hold(circuit.frame.step) and itself()
+
+        return holds
+
     def _bound(self, node: Call, mask: Mask) -> Callable[[], Any]:
         itself, circuit = self._itself(node, mask), self._circuit
         may_hold = circuit.may_hold(node, mask)
@@ -160,8 +189,19 @@ class Screens:
         return holds
 
 
+def _all_below(node: Node) -> Call | None:
+    """The window of `worst(max(x, n)) < number`; None of another node."""
+    match node:
+        case Operation(operator="<" | "<=", parts=(Call(function="worst", parts=(window,)), Constant())):
+            return window if isinstance(window, Call) and window.function == "max" else None
+        case _:
+            return None
+
+
 def _cost(node: Node) -> tuple[bool, int]:
     """Orders the parts of logic: those of the run first, and of these what takes little."""
+    if _all_below(node) is not None:
+        return False, 0  # its bound tells
     parts = list(walk(node))
     calls = sum(isinstance(part, Call) for part in parts)
     return node.kind.vector, calls + sum(isinstance(part, Read) and part.kind.vector for part in parts)

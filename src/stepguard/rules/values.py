@@ -61,8 +61,16 @@ def negative(value: Value) -> Value:
 
 def compare(operation: Callable[[Any, Any], Any], left: Value, right: Value) -> Value:
     """Compare two numbers; unknown where either is absent or NaN."""
-    known = left.known & right.known & ~(np.isnan(left.data) | np.isnan(right.data))
+    known = left.known & (left.data == left.data)  # NaN does not equal itself
+    if right.data.ndim or not right.known or np.isnan(right.data):
+        known &= right.known & (right.data == right.data)
     return Value(operation(left.data, right.data) & known, known)
+
+
+def compare_with(operation: Callable[[Any, Any], Any], left: Value, number: float) -> Value:
+    """Compare numbers with one that is written down and is not NaN."""
+    known = left.known & (left.data == left.data)
+    return Value(operation(left.data, number) & known, known)
 
 
 def both(left: Value, right: Value) -> Value:
@@ -102,6 +110,8 @@ def fold(operation: Callable[[Any, Any], Any], values: Sequence[Any]) -> Any:
 
 def readings(value: Value) -> Array:
     """Turn a value into what a window keeps: NaN where nothing was known, truths as 1.0 and 0.0."""
+    if np.count_nonzero(value.known) == value.known.size and value.data.dtype == np.float64:
+        return value.data
     return np.where(value.known, value.data, np.nan)
 
 
@@ -113,6 +123,11 @@ def compare_of_run(operation: Callable[[Any, Any], Any], left: Scalar, right: Sc
     if left is None or right is None or math.isnan(left) or math.isnan(right):
         return None
     return operation(left, right)
+
+
+def compare_with_of_run(operation: Callable[[Any, Any], Any], left: Scalar, number: float) -> Scalar:
+    """Compare a number with one that is written down and is not NaN."""
+    return None if left is None or math.isnan(left) else operation(left, number)
 
 
 def arithmetic_of_run(operation: Callable[[Any, Any], Any], left: Scalar, right: Scalar) -> Scalar:
@@ -165,18 +180,18 @@ def share(value: Value, mask: Mask) -> Scalar:
 
 def count(value: Value, mask: Mask) -> Scalar:
     """Count the layers at which it holds."""
-    return float(np.count_nonzero(value.data & mask)) if (value.known & mask).any() else None
+    return float(np.count_nonzero(value.data & mask)) if np.count_nonzero(value.known & mask) else None
 
 
 def any_layer(value: Value, mask: Mask) -> Scalar:
     """Tell whether it holds at one known layer or more."""
-    return bool((value.data & mask).any()) if (value.known & mask).any() else None
+    return bool(np.count_nonzero(value.data & mask)) if np.count_nonzero(value.known & mask) else None
 
 
 def all_layers(value: Value, mask: Mask) -> Scalar:
     """Tell whether it holds at every known layer."""
-    seen = value.known & mask
-    return not (seen & ~value.data).any() if seen.any() else None
+    seen = np.count_nonzero(value.known & mask)
+    return bool(np.count_nonzero(value.data & mask) == seen) if seen else None
 
 
 def pick(value: Value, index: int | None) -> Scalar:

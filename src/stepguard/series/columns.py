@@ -76,25 +76,30 @@ class Block:
         scalars = [
             (name, c.values.tolist(), c.present.tolist()) for name, c in self.scalars.items() if len(c.values)
         ]
-        vectors = [(name, _rows(c), c.present.tolist()) for name, c in self.vectors.items()]
+        vectors: list[dict[str, Vector]] = [{} for _ in range(len(self))]
+        for name, column in self.vectors.items():
+            for place, vector in _rows(column):
+                vectors[place][name] = vector
         for place, step in enumerate(self.steps.tolist()):
             yield Frame(
                 step,
                 {name: values[place] for name, values, present in scalars if present[place]},
-                {name: rows[place] for name, rows, present in vectors if present[place]},
+                vectors[place],
                 self.hist[place] if self.hist is not None and self.hist_present[place] else None,
             )
 
 
-def _rows(column: Column) -> list[Vector]:
-    """The vectors of a column; where one is that of the frame before, bit for bit, it is the same object."""
-    values, known = column.values, column.known
+def _rows(column: Column) -> Iterator[tuple[int, Vector]]:
+    """The vectors of a column by place; one that is that before it, bit for bit, is the same object."""
+    places = np.flatnonzero(column.present)
+    whole = len(places) == len(column.present)
+    values, known = (part if whole else part[places] for part in column[:2])
     same = (values[1:].view(np.int32) == values[:-1].view(np.int32)).all(axis=1)
     same &= (known[1:] == known[:-1]).all(axis=1)
-    rows: list[Vector] = []
-    for place, repeated in enumerate((False, *same.tolist())[: len(values)]):
-        rows.append(rows[-1] if repeated else Vector(values[place], known[place]))
-    return rows
+    vector: Vector | None = None
+    for row, (place, repeated) in enumerate(zip(places.tolist(), (False, *same.tolist()), strict=False)):
+        vector = vector if vector is not None and repeated else Vector(values[row], known[row])
+        yield place, vector
 
 
 def encode(frames: Sequence[Frame], number: Callable[[str], int]) -> tuple[bytes, bytes | None]:

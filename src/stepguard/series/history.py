@@ -23,7 +23,10 @@ class Window(NamedTuple):
 
     def cut(self, step: int, n: int) -> Window:
         """The part of it at steps in `(step - n, step]`."""
-        begin, end = np.searchsorted(self.steps, (step - n, step), side="right")
+        steps = self.steps
+        if len(steps) and steps[0] > step - n and steps[-1] <= step:
+            return self
+        begin, end = np.searchsorted(steps, (step - n, step), side="right")
         return Window(self.steps[begin:end], self.values[begin:end], self.first)
 
     def full(self, step: int, n: int) -> NDArray[np.bool_]:
@@ -53,10 +56,10 @@ class History:
         elif n > ring.room:
             self._rings[key] = _Ring.from_state({**ring.state_dict(), "room": n})
 
-    def push(self, key: str, step: int, values: Array) -> bool:
+    def push(self, key: str, step: int, values: Array) -> Array | None:
         """Add what was read at `step`; what is not finite is no reading, and a push without any is dropped.
 
-        Gives whether there was any.
+        Gives what was added, NaN where nothing was read; None for a push that was dropped.
 
         Raises KeyError for a key that was not reserved, ValueError for another shape than reserved or a
         step that is not after the last one.
@@ -66,16 +69,18 @@ class History:
             raise ValueError(f"history of {key}: expected values of shape {ring.shape}, got {values.shape}")
         ring.expect_after(key, step)
         finite = np.isfinite(values)
-        some = bool(finite.any())
-        if some:
-            ring.push(step, values if finite.all() else np.where(finite, values, np.nan))
-        return some
+        there = int(np.count_nonzero(finite))
+        if not there:
+            return None
+        row = values if there == finite.size else np.where(finite, values, np.nan)
+        ring.push(step, row, there)
+        return row
 
     def push_number(self, key: str, step: int, value: float) -> None:
         """Add a finite number of the run, under a key that was reserved for `()`; ValueError as in `push`."""
         ring = self._rings[key]
         ring.expect_after(key, step)
-        ring.push(step, value)
+        ring.push(step, value, 1)
 
     def readings(self, key: str) -> tuple[NDArray[np.int64], Array]:
         """All steps and values that are kept, oldest first; do not write to them."""
@@ -86,9 +91,26 @@ class History:
     def newest(self, key: str, step: int, n: int) -> float | None:
         """The last reading of a number of the run at steps in `(step - n, step]`."""
         ring = self._rings[key]
-        steps = ring.steps[ring.rows()]
-        place = int(steps.searchsorted(step, side="right")) - 1
-        return float(ring.values[ring.start + place]) if place >= 0 and steps[place] > step - n else None
+        place = ring.newest_place(step, n)
+        return None if place is None else float(ring.values[place])
+
+    def newest_row(self, key: str, step: int, n: int) -> Array | None:
+        """The last reading of every layer at steps in `(step - n, step]`, where one row holds them all.
+
+        None where there is no row, or where a layer that was read before has no reading in the last one.
+        """
+        ring = self._rings[key]
+        place = ring.newest_place(step, n)
+        return ring.values[place] if place is not None and ring.whole[place] else None
+
+    def first_of_run(self, key: str) -> float:
+        """The step of the first reading ever of a number of the run; inf where there is none yet."""
+        return float(self._rings[key].first)
+
+    def silent(self, key: str, step: int, n: int) -> bool:
+        """Whether there is no reading at steps after `step - n`."""
+        ring = self._rings[key]
+        return not ring.count or ring.newest <= step - n
 
     def window(self, key: str, step: int, n: int) -> Window:
         """The readings at steps in `(step - n, step]`.
@@ -136,11 +158,13 @@ class _Ring:
         self.lost: int | None = None
         """The step of the newest reading that had to give way to newer ones."""
         self.first: Array = np.full(shape, np.inf)
-        self.begun = False
-        """Every place has had a reading."""
+        self.size, self.begun = self.first.size, 0
+        """How many places there are, and how many have had a reading."""
         rows = self.keep + self.keep // 4 + 1
         self.steps = np.empty(rows, np.int64)
         self.values = np.empty((rows, *shape))
+        self.whole = np.zeros(rows, np.bool_)
+        """Whether a row surely has a reading at every place that had one by then."""
 
     @property
     def newest(self) -> int:
@@ -150,14 +174,17 @@ class _Ring:
         if self.count and step <= self.newest:
             raise ValueError(f"history of {key}: expected a step after {self.newest}, got {step}")
 
-    def push(self, step: int, values: Array | float) -> None:
+    def push(self, step: int, values: Array | float, there: int) -> None:
+        """Add a row in which so many places have a reading."""
         if self.start + self.count == len(self.steps):
             self._move_to_front()
         end = self.start + self.count
         self.steps[end], self.values[end] = step, values
-        if not self.begun:
+        if self.begun < self.size:
             begins = np.isinf(self.first) & ~np.isnan(values)
-            self.begin(np.where(begins, step, self.first))
+            if np.count_nonzero(begins):
+                self.begin(np.where(begins, step, self.first))
+        self.whole[end] = there == self.begun
         if self.count == self.keep:
             self.lost = int(self.steps[self.start])
             self.start += 1
@@ -166,19 +193,32 @@ class _Ring:
 
     def begin(self, first: Array) -> None:
         self.first = first
-        self.begun = not np.isinf(first).any()
+        self.begun = int(np.count_nonzero(np.isfinite(first)))
+
+    def newest_place(self, step: int, n: int) -> int | None:
+        """The row of the last reading at steps in `(step - n, step]`."""
+        place = self.start + self.count - 1
+        if self.count and self.steps[place] > step:
+            place = self.start + int(self.steps[self.rows()].searchsorted(step, side="right")) - 1
+        return place if place >= self.start and self.steps[place] > step - n else None
 
     def _move_to_front(self) -> None:
         kept = self.rows()
         self.steps[: self.count] = self.steps[kept]
         self.values[: self.count] = self.values[kept]
+        self.whole[: self.count] = self.whole[kept]
         self.start = 0
 
     def rows(self) -> slice:
         return slice(self.start, self.start + self.count)
 
     def window(self, step: int, n: int) -> Window:
-        begin, end = self.steps[self.rows()].searchsorted((step - n, step), side="right") + self.start
+        begin, end = self.start, self.start + self.count
+        steps = self.steps[begin:end]
+        if self.count and steps[-1] > step:
+            end = begin + int(steps.searchsorted(step, side="right"))
+        if self.count and steps[0] <= step - n:
+            begin += int(steps.searchsorted(step - n, side="right"))
         return Window(self.steps[begin:end], self.values[begin:end], self.first)
 
     def rewind(self, step: int) -> None:
@@ -213,4 +253,6 @@ class _Ring:
         ring.begin(np.array(state["first"]))
         ring.lost, ring.count = state["lost"], len(state["steps"])
         ring.steps[: ring.count], ring.values[: ring.count] = state["steps"], state["values"]
+        missing = np.isnan(state["values"]) & np.isfinite(ring.first)
+        ring.whole[: ring.count] = ~missing.any(axis=tuple(range(1, missing.ndim)))
         return ring

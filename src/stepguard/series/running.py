@@ -8,7 +8,7 @@ that function has to be called only where its bound says so. The medians are exa
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import deque
 from itertools import pairwise
 from math import inf, isnan, nan
@@ -18,6 +18,7 @@ import numpy as np
 
 from stepguard.series.detectors import BLOCKS, RECENT, Truth
 from stepguard.series.history import Array
+from stepguard.series.medians import Sorted
 from stepguard.series.robust import MIN_BASELINE
 
 Row_contra = TypeVar("Row_contra", contravariant=True)
@@ -68,7 +69,7 @@ class SpikeBound:
     def __init__(self, n: int, by: float) -> None:
         self._n, self._by = n, by
         self._now: tuple[int, float] | None = None
-        self._before = _Sorted()
+        self._before = Sorted()
 
     def push(self, step: int, row: float) -> None:
         """Take a reading; the one before it joins what it is compared with."""
@@ -96,7 +97,7 @@ class StretchesBound:
         edges = [k * n // BLOCKS for k in range(BLOCKS + 1)]
         self._n, self._reached = n, -1
         widths = [end - begin for begin, end in pairwise(edges)]
-        self._sliding = {width: _Sorted() for width in set(widths)}
+        self._sliding = {width: Sorted() for width in set(widths)}
         self._medians = {width: array("d") for width in self._sliding}
         """By width: the medians of stretches that end at the last steps, newest last; NaN without reading."""
         self._places = [(width, end - n - 1) for width, end in zip(widths, edges[1:], strict=True)]
@@ -133,15 +134,15 @@ class DriftBound(StretchesBound):
     """Of `drift`: whether all of the newest stretches lie above all before them."""
 
     def may_hold(self, step: int) -> bool:
-        """Tell whether they do; the neighbours are compared first, which is nearly always enough."""
+        """Tell whether they do; the last one before is compared first, which nearly always ends it."""
         self.reach(step)
-        least = inf
+        before, least = self.stretch(BLOCKS - RECENT - 1), inf
         for place in range(BLOCKS - RECENT, BLOCKS):
             median = self.stretch(place)
-            if isnan(median):
+            if not before < median:  # also where one of them has no readings
                 return False
             least = min(least, median)
-        return all(self.stretch(place) < least for place in range(BLOCKS - RECENT - 1, -1, -1))
+        return all(self.stretch(place) < least for place in range(BLOCKS - RECENT - 1))
 
 
 class PlateauBound(StretchesBound):
@@ -179,54 +180,70 @@ def _rising(values: list[float], fall: float) -> int:
     return pairs
 
 
-class CrashBound:
-    """Of `crash`: at which layers the largest of the last readings is so many times the reading now.
+class Largest:
+    """No less than the largest reading of each layer in the last n steps.
 
-    The largest is that of the last one or two spans of `within` steps, of which only one has to be kept.
+    It is that of the last one or two spans of n steps, of which only one has to be kept.
     """
 
-    def __init__(self, fall: float, within: int, layers: int) -> None:
-        self._fall, self._within = fall, within
-        self._begin, self._step = 0, -1
+    def __init__(self, n: int, layers: int) -> None:
+        self._n, self._begin = n, 0
         self._before, self._since = np.full(layers, -np.inf), np.full(layers, -np.inf)
-        self._now = np.full(layers, np.nan)
 
     def push(self, step: int, row: Array) -> None:
         """Take a reading of all layers."""
-        if step - self._begin >= self._within:
+        if step - self._begin >= self._n:
             self._before, self._since = self._since, np.full_like(row, -np.inf)
             self._begin = step
         self._since = np.fmax(self._since, row)
+
+    def get(self) -> Array:
+        """The bound of each layer; -inf without readings."""
+        return np.maximum(self._before, self._since)
+
+
+class BelowBound:
+    """Of the largest reading of all layers in the last n steps: whether it may lie below a limit.
+
+    One layer that is not below ends it for n steps; so one is looked at, and another where that one is.
+    """
+
+    def __init__(self, n: int, limit: float, mask: Truth) -> None:
+        self._n, self._limit, self._places = n, limit, np.flatnonzero(mask)
+        self._layer: int | None = None
+        self._since = self._above = -inf
+        """Since when the layer is looked at, and when it last was not below, with n steps behind it."""
+
+    def push(self, step: int, row: Array) -> None:
+        """Take a reading of all layers."""
+        if self._layer is None or not row[self._layer] > self._limit:
+            self._look_at_another(step, row)
+        elif self._since <= step - self._n + 1:
+            self._above = step
+
+    def _look_at_another(self, step: int, row: Array) -> None:
+        places = self._places[row[self._places] > self._limit]
+        self._layer, self._since = (int(places[0]), step) if len(places) else (None, -inf)
+
+    def may_hold(self, step: int) -> bool:
+        """Tell whether the layer has been below for n steps, or not been looked at for as long."""
+        return self._above <= step - self._n
+
+
+class CrashBound:
+    """Of `crash`: at which layers the largest of the last readings is so many times the reading now."""
+
+    def __init__(self, fall: float, within: int, layers: int) -> None:
+        self._fall, self._largest = fall, Largest(within, layers)
+        self._step, self._now = -1, np.full(layers, np.nan)
+
+    def push(self, step: int, row: Array) -> None:
+        """Take a reading of all layers."""
+        self._largest.push(step, row)
         self._step, self._now = step, row
 
     def may_hold(self, step: int) -> Truth:
         """Tell at which layers there is a reading now that lies so far below."""
         if step != self._step:
             return np.zeros(self._now.shape, np.bool_)
-        return np.maximum(self._before, self._since) >= self._fall * self._now
-
-
-class _Sorted:
-    """Readings of the last steps in order of their size."""
-
-    def __init__(self) -> None:
-        self._readings: deque[tuple[int, float]] = deque()
-        self._sizes: list[float] = []
-
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-    def add(self, step: int, value: float) -> None:
-        self._readings.append((step, value))
-        insort(self._sizes, value)
-
-    def forget(self, step: int) -> None:
-        """Forget what was read at or before a step."""
-        while self._readings and self._readings[0][0] <= step:
-            del self._sizes[bisect_left(self._sizes, self._readings.popleft()[1])]
-
-    def median(self) -> float:
-        count = len(self._sizes)
-        if not count:
-            return nan
-        return (self._sizes[(count - 1) // 2] + self._sizes[count // 2]) / 2
+        return self._largest.get() >= self._fall * self._now

@@ -50,14 +50,6 @@ REACH: Mapping[str, Callable[[int], int]] = {
 """How many steps the window must cover, by function or detector, for its length argument."""
 
 
-def median_of_run(x: Window, step: int, n: int) -> float | None:
-    """`median` of a number of the run, without numpy; x holds n steps. None for no value."""
-    if not len(x.steps) or float(x.first) > step - n + 1:
-        return None
-    ordered = sorted(x.values.tolist())
-    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-
-
 STEADY = frozenset({"mean", "median", "min", "max", "std", "mad", "slope", "trend"})
 """Functions that give the same at two steps whose windows hold the same readings, once these are full."""
 
@@ -69,15 +61,31 @@ def prev(x: Window, step: int, n: int) -> Array:
 
 def delta(x: Window, step: int, n: int) -> Array:
     """The reading now minus `prev`."""
-    return x.now(step) - prev(x, step, n)
+    return _delta(x.now(step), prev(x, step, n))
+
+
+def _delta(now: Array, before: Array) -> Array:
+    return now - before
 
 
 def growth(x: Window, step: int, n: int) -> Array:
     """The reading now over `prev`, a factor; no value where `prev` is 0 or either is negative."""
-    current, before = x.now(step), prev(x, step, n)
-    sensible = (before > 0) & (current >= 0)
-    return np.divide(current, before, out=np.full_like(x.first, np.nan), where=sensible)
+    return _growth(x.now(step), prev(x, step, n))
 
+
+def _growth(now: Array, before: Array) -> Array:
+    senseless = (before <= 0) | (now < 0)
+    if not np.count_nonzero(senseless):
+        return now / before
+    return np.divide(now, before, out=np.full_like(now, np.nan), where=~senseless)
+
+
+OF_LAYERS: Mapping[str, Callable[[Array, Array], Array]] = {
+    "prev": lambda now, before: before.copy(),
+    "delta": _delta,
+    "growth": _growth,
+}
+"""What is made of the readings now and of `prev`, by function."""
 
 OF_RUN: Mapping[str, Callable[[float | None, float | None], float | None]] = {
     "prev": lambda now, before: before,
@@ -86,7 +94,7 @@ OF_RUN: Mapping[str, Callable[[float | None, float | None], float | None]] = {
         None if now is None or before is None or before <= 0 or now < 0 else now / before
     ),
 }
-"""The same for numbers of the run, from the reading now and `prev`: without numpy, None for no value."""
+"""The same for numbers of the run: without numpy, None for no value."""
 
 
 def mean(x: Window, step: int, n: int) -> Array:
@@ -101,12 +109,12 @@ def median(x: Window, step: int, n: int) -> Array:
 
 def min(x: Window, step: int, n: int) -> Array:
     """The least reading of the last n steps."""
-    return _where_full(x, step, n, -_largest(-x.cut(step, n).values))
+    return _where_full(x, step, n, _reduced(np.fmin, x.cut(step, n).values))
 
 
 def max(x: Window, step: int, n: int) -> Array:
     """The largest reading of the last n steps."""
-    return _where_full(x, step, n, _largest(x.cut(step, n).values))
+    return _where_full(x, step, n, _reduced(np.fmax, x.cut(step, n).values))
 
 
 def std(x: Window, step: int, n: int) -> Array:
@@ -209,9 +217,9 @@ def _where_full(x: Window, step: int, n: int, result: Array) -> Array:
     return np.where(x.full(step, n), result, np.nan)
 
 
-def _largest(values: Array) -> Array:
-    largest = np.max(np.where(np.isnan(values), -np.inf, values), axis=0, initial=-np.inf)
-    return np.where(np.isinf(largest), np.nan, largest)
+def _reduced(ufunc: np.ufunc, values: Array) -> Array:
+    """The least or largest reading; NaN where there is none."""
+    return ufunc.reduce(values, axis=0) if len(values) else np.full(values.shape[1:], np.nan)
 
 
 def _kendall_weight(count: Array) -> Array:

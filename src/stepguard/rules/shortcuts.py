@@ -1,0 +1,68 @@
+"""Short ways of functions over steps, beside their definition in `windows`: bit for bit the same.
+
+Two readings are enough for some, that of now and `prev`; medians of the run need no sorting at each step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+from stepguard.rules.cells import Series
+from stepguard.rules.values import Array, Scalar
+from stepguard.series.history import History
+from stepguard.series.medians import RunningMedian, Sorted
+from stepguard.series.windows import OF_LAYERS, OF_RUN, STALE
+
+OF_SORTED = {"median": Sorted.median, "mad": Sorted.mad}
+"""Functions of numbers of the run that are computed from the sorted readings."""
+
+
+def of_two_numbers(
+    name: str, series: Series, history: History, n: int, step: Callable[[], int]
+) -> Callable[[], Scalar]:
+    """Give the function of numbers of the run, from the reading now and that n steps ago."""
+    function = OF_RUN[name]
+
+    def compute() -> Scalar:
+        now = series.argument.get()
+        now = None if now is None or not math.isfinite(now) else now
+        return function(now, history.newest(series.key, step() - n, n + STALE))
+
+    return compute
+
+
+def of_two_rows(
+    name: str,
+    series: Series,
+    history: History,
+    n: int,
+    step: Callable[[], int],
+    *,
+    windowed: Callable[[], Array],
+) -> Callable[[], Array]:
+    """Give the function of numbers per layer; `windowed` where no single row has the readings of all."""
+    function = OF_LAYERS[name]
+
+    def compute() -> Array:
+        before = history.newest_row(series.key, step() - n, n + STALE)
+        now = None if before is None else history.newest_row(series.key, step(), 1)
+        return windowed() if before is None or now is None else function(now, before)
+
+    return compute
+
+
+def of_sorted(
+    name: str, series: Series, history: History, n: int, step: Callable[[], int]
+) -> Callable[[], Scalar]:
+    """Give the function of numbers of the run, from the readings of the last n steps in their order."""
+    function, running = OF_SORTED[name], series.running(partial(RunningMedian, n))
+
+    def compute() -> Scalar:
+        series.argument.get()  # raises what went wrong inside it
+        full = history.first_of_run(series.key) <= step() - n + 1
+        found = function(running().at(step())) if full else math.nan
+        return None if math.isnan(found) else found
+
+    return compute
