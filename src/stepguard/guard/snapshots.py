@@ -19,7 +19,7 @@ from stepguard.recover.observer import Observer
 from stepguard.recover.protocols import Scheduler
 from stepguard.recover.ranks import Ranks
 from stepguard.recover.remedies import scale_lr
-from stepguard.recover.resuming import broken_off, take_over, unfinished
+from stepguard.recover.resuming import broken_off, reached, take_over, unfinished
 from stepguard.recover.shelf import Grade, resumable
 from stepguard.recover.snapshot import Snapshot
 from stepguard.report.faults import Faults
@@ -192,7 +192,7 @@ class Snapshots:
 
     def _go_on(self, path: Path, record: AttemptRecord, snapshot: Snapshot) -> bool:
         """Make this training the one that left the snapshot; False, and a complaint, if its run is lost."""
-        gone_on = True
+        gone_on, step = True, reached(path, record.number) if self._ranks.main else None
         if self._ranks.main:
             try:
                 self._reports.go_on(path, record, snapshot.step)
@@ -205,11 +205,11 @@ class Snapshots:
         self.keeper.go_on(snapshot)
         assert snapshot.guard is not None
         self._observer.load_state_dict(snapshot.guard)
-        self._record_resumed(snapshot)
+        self._record_resumed(snapshot, {"ended": record.outcome, "reached": step})
         return True
 
-    def _record_resumed(self, snapshot: Snapshot) -> None:
-        self._reports.event("resumed", snapshot.step, {"step": snapshot.step})
+    def _record_resumed(self, snapshot: Snapshot, before: Mapping[str, Any]) -> None:
+        self._reports.event("resumed", snapshot.step, {"step": snapshot.step, **before})
         newest = self.keeper.newest(snapshot.step)
         if newest is not None:
             self._reports.event("certified", snapshot.step, {"step": newest})
