@@ -48,7 +48,7 @@ HEAD = """\
 attempt 1 began with your settings
   step 9: rising-crash fired at conv2 and head
   step 9: rising-crash: restart (learning rate x0.5)
-  after 10 steps, loss 1.55: restart: rising-crash
+  after 10 steps, loss 1.55: rule rising-crash asked for a restart
 attempt 2 began with learning rate x0.5
   after 20 steps, loss 1.05: completed
 next: it went well with learning rate x0.5: put that into the script

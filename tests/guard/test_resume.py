@@ -83,7 +83,8 @@ def test_it_ends_as_one_that_was_never_broken_off_and_its_alerts_are_the_same(be
         assert record.outcome == "completed"
         assert [frame.step for frame in run.frames(1)] == list(range(STEPS))
         assert [frame.step for frame in run.frames(-1)] == list(range(1 + QUIET, STEPS - 10))
-        assert [event.data for event in run.events(1, "resumed")] == [{"step": 1 + QUIET}]
+        told = {"step": 1 + QUIET, "ended": "error: Broken: ", "reached": STEPS - 11}
+        assert [event.data for event in run.events(1, "resumed")] == [told]
         live = happenings((event.kind, event.data) for event in run.events(1))
         again = replay(run, record)
         assert repr(again.changes) == repr(live.changes)

@@ -118,7 +118,7 @@ def test_what_should_end_at_a_boundary_leaves_a_snapshot_to_resume_from(
         guarded.run(3, session.guard.step)
     assert shelves(session) == [(6, "quiet")]
     with RunFile(session.guard.run_path) as run:
-        assert run.attempts()[0].outcome == "stopped: SystemExit"
+        assert run.attempts()[0].outcome == "stopped: SIGTERM"
     assert shelf.newest_certified(session.guard.run_path) is not None
     other = training()
     again = watched(other, rules=file, run=tmp_path)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +12,8 @@ from stepguard.recover.decision import Decision
 from stepguard.rules.alert import Change, Evidence
 from stepguard.rules.expression import compile_condition
 from stepguard.rules.rule import Rule
-from stepguard.signals import Layer
+from stepguard.series.columns import Block, decode, encode
+from stepguard.signals import Frame, Layer
 
 Render = Callable[..., str]
 
@@ -27,6 +28,18 @@ def render() -> Render:
         return "\n".join(line.rstrip() for line in file.getvalue().rstrip().splitlines())
 
     return text
+
+
+@pytest.fixture
+def blocks() -> Callable[[Sequence[Frame]], list[Block]]:
+    """Frames by columns, as a run file gives them back."""
+
+    def encoded(frames: Sequence[Frame]) -> list[Block]:
+        names: dict[str, int] = {}
+        data, hist = encode(frames, lambda name: names.setdefault(name, len(names)))
+        return [decode(data, {number: name for name, number in names.items()}, None, hist)]
+
+    return encoded
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ def frames(n: int = 20) -> list[Frame]:
     return made
 
 
-def test_track_holds_the_shown_layers_only() -> None:
-    found = track(frames(), LAYERS, [0, 2])
+def test_track_holds_the_shown_layers_only(blocks) -> None:
+    found = track(blocks(frames()), LAYERS, [0, 2])
     assert found.layers == (LAYERS[0], LAYERS[2])
     assert found.steps.tolist() == list(range(20))
     assert found.sampled.tolist() == list(range(0, 20, 2))
@@ -42,12 +42,12 @@ def test_track_holds_the_shown_layers_only() -> None:
     assert found.hist[:, 1, 0].tolist() == list(range(1, 21, 2))
 
 
-def test_what_was_not_measured_is_absent() -> None:
-    assert np.isnan(track(frames(), LAYERS, [1]).vectors["act.std"]).all()
+def test_what_was_not_measured_is_absent(blocks) -> None:
+    assert np.isnan(track(blocks(frames()), LAYERS, [1]).vectors["act.std"]).all()
 
 
-def test_three_pictures_a_layer_beside_each_other(render) -> None:
-    text = render(Pictures(track(frames(), LAYERS, [0, 2])), width=100)
+def test_three_pictures_a_layer_beside_each_other(render, blocks) -> None:
+    text = render(Pictures(track(blocks(frames()), LAYERS, [0, 2])), width=100)
     blocks = [block.splitlines() for block in text.split("\n\n")]
     run, first, second = blocks
     assert run[0].split() == ["loss", "1.05"], "a learning rate that does not move is left out"
@@ -58,19 +58,21 @@ def test_three_pictures_a_layer_beside_each_other(render) -> None:
     assert len(first) == 1 + 1 + 6 + 1, "name, titles, six rows, steps"
 
 
-def test_a_narrow_terminal_stacks_them(render) -> None:
-    text = render(Pictures(track(frames(), LAYERS, [0])), width=40)
+def test_a_narrow_terminal_stacks_them(render, blocks) -> None:
+    text = render(Pictures(track(blocks(frames()), LAYERS, [0])), width=40)
     assert max(map(len, text.splitlines())) <= 40
     assert sum(line.startswith("abs(x)") for line in text.splitlines()) == 1
 
 
-def test_alerts_stand_beside_their_layers(render) -> None:
+def test_alerts_stand_beside_their_layers(render, blocks) -> None:
     alert = AlertCount("dead-layer", "warning", 7, 1, ("c",))
-    text = render(Pictures(track(frames(), LAYERS, [0, 2]), [alert]), width=100)
+    text = render(Pictures(track(blocks(frames()), LAYERS, [0, 2]), [alert]), width=100)
     assert "\na Conv2d\n" in text
     assert "\nc Linear  dead-layer from step 7\n" in text
 
 
-def test_a_run_without_frames_or_measured_layers(render) -> None:
+def test_a_run_without_frames_or_measured_layers(render, blocks) -> None:
     assert render(Pictures(track([], LAYERS, [0]))) == "\na Conv2d\nnothing was measured here"
-    assert "nothing was measured here" in render(Pictures(track([Frame(0, {"loss": 1.0})], LAYERS, [0])))
+    assert "nothing was measured here" in render(
+        Pictures(track(blocks([Frame(0, {"loss": 1.0})]), LAYERS, [0]))
+    )

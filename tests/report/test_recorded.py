@@ -36,14 +36,14 @@ def test_a_broken_event_is_named(data: dict[str, Any]) -> None:
         happenings([("change", data)])
 
 
-def test_the_summary_takes_the_last_values(crash: Change, restart: Decision) -> None:
+def test_the_summary_takes_the_last_values(crash: Change, restart: Decision, blocks) -> None:
     frames = [
         Frame(0, {"loss": 2.0}),
         Frame(1, {"loss": 1.0, "metric.accuracy": 0.5}),
         Frame(2, {"metric.accuracy": 0.6}),
     ]
     happened = happenings([("change", as_json(crash)), ("decision", as_json(restart))])
-    found = attempt_summary(2, {"lr_scale": 0.5}, "completed", frames, happened)
+    found = attempt_summary(2, {"lr_scale": 0.5}, "completed", blocks(frames), happened)
     assert (found.steps, found.loss, found.metrics) == (3, 1.0, {"accuracy": 0.6})
     assert found.remedy() == "learning rate x0.5"
     assert [alert.rule for alert in found.alerts] == ["rising-crash"]

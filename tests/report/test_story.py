@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from stepguard.report.story import Chapter, story
+import pytest
+
+from stepguard.report.story import Chapter, Left, story
 from stepguard.report.summary import AlertCount, AttemptSummary
 from stepguard.series.runfile import Event
 
@@ -14,12 +16,13 @@ def test_what_happened_is_told_by_step():
     alerts = (AlertCount("boom", "critical", 20, 1, ("conv1",)),)
     events = (
         Event("cured", 40, {"rule": "boom"}),
-        Event("resumed", 10, {"step": 10}),
+        Event("resumed", 10, {"step": 10, "ended": "error: killed (SIGKILL)", "reached": 15}),
         Event("certified", 30, {"step": 30}),
     )
     assert told("completed", *events, alerts=alerts, loss=0.5) == [
         "attempt 1 began with your settings",
-        "  step 10: resumed from the snapshot of step 10, after a crash or a kill",
+        "  step 10: went on from the snapshot of step 10: it had been broken off after step 15:"
+        " killed (SIGKILL)",
         "  step 20: boom fired at conv1",
         "  step 40: boom stayed clear: cured",
         "  after 100 steps, loss 0.5: completed",
@@ -36,7 +39,29 @@ def test_every_ending_has_a_way_on():
     assert told("halt: boom")[-1] == "next: boom halted it: lower the rate; clip"
     assert told("halt: other")[-1] == "next: other halted it: stepguard explain other"
     assert "none followed" in told("restart: boom")[-1]
-    assert "mend the error" in told("error: ValueError: x")[-1]
-    assert "killed" in told("")[-1]
     lines = told("completed", info={"lr_scale": 0.5})
     assert lines[-1] == "next: it went well with learning rate x0.5: put that into the script"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "runs", "ended", "way_on"),
+    [
+        ("error: ValueError: x\nmore", None, "crashed: ValueError: x", "mend the error"),
+        ("error: MemoryError: no room", None, "crashed: MemoryError: no room", "give it more memory"),
+        ("error: OutOfMemoryError: CUDA out of memory.", None, "crashed: OutOfMemoryError", "more memory"),
+        ("error: hung", None, "hung", "its stacks are in what stepguard run printed"),
+        ("error: killed (SIGKILL: by whom)", None, ": killed (SIGKILL: by whom)", "find what killed it"),
+        ("stopped: SIGTERM", None, "ended by SIGTERM", "next: go on from the snapshot of step 51"),
+        ("", None, "not closed: it goes on, or was killed", "if it no longer runs"),
+        ("", False, "killed, or the machine went down", "find what killed it"),
+        ("", True, "it goes on", "wait"),
+    ],
+)
+def test_an_attempt_that_was_broken_off_says_how_and_how_to_go_on(outcome, runs, ended, way_on):
+    summary = AttemptSummary(1, 100, outcome)
+    lines = list(story([Chapter(summary, [])], {}, Left("runs/a.sqlite", 51, runs)))
+    assert ended in lines[-2]
+    assert way_on in lines[-1]
+    if not runs:
+        assert "snapshot of step 51: stepguard run --resume runs/a.sqlite -- CMD" in lines[-1]
+        assert "from the beginning" in list(story([Chapter(summary, [])], {}))[-1]

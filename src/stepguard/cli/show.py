@@ -14,15 +14,16 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from stepguard.errors import RuleFileError, RunFileError, StepguardError
+from stepguard.recover.shelf import is_written, resumable
 from stepguard.report.palette import BAD, QUIET
-from stepguard.report.pictures import Pictures, Track, track
-from stepguard.report.recorded import attempt_summary, happenings
+from stepguard.report.pictures import DRAWN, Pictures, Track, track
+from stepguard.report.recorded import attempt_summary, happenings, told_of
 from stepguard.report.replay import recorded_rules
-from stepguard.report.story import Chapter, story
+from stepguard.report.story import Chapter, Left, story
 from stepguard.report.summary import AlertCount, AttemptSummary, Summary, count_alerts
 from stepguard.report.timeline import Timeline
 from stepguard.report.words import count, listing, thinned_words
-from stepguard.series.runfile import DROPPED, AttemptRecord, RunFile, find_run
+from stepguard.series.runfile import DROPPED, AttemptRecord, Event, RunFile, find_run
 from stepguard.signals import Layer
 
 FINE = 0
@@ -93,7 +94,8 @@ class _Run:
         summaries = tuple(self._summary(each) for each in self._attempts.values())
         alerts = count_alerts(self._happened[record.number].changes)
         places = _chosen(record.layers, layers, alerts)
-        found = track(self._recording.frames(record.number), record.layers, places)
+        drawn = self._recording.blocks(record.number, DRAWN, hist=True)
+        found = track(drawn, record.layers, places)
         parts: list[RenderableType] = [
             Text("\n".join(self._story(summaries)) + "\n"),
             Summary(summaries, str(self._recording.path)),
@@ -117,12 +119,19 @@ class _Run:
                 RunFileError, RuleFileError
             ):  # a recording without its rules has a story all the same
                 advice |= {rule.name: rule.advice for rule in recorded_rules(self._recording, record)}
-        chapters = [Chapter(each, list(self._recording.events(each.number))) for each in summaries]
-        return story(chapters, advice)
+        path = self._recording.path
+        chapters = [Chapter(each, self._events(each.number)) for each in summaries]
+        kept = next((shelf.step for shelf in resumable(path, summaries[-1].number)), None)
+        return story(chapters, advice, Left(str(path), kept, is_written(path)))
+
+    def _events(self, number: int) -> list[Event]:
+        """All events, also how an attempt went on where it was broken off again before a newer snapshot."""
+        return [*self._recording.events(-number, "resumed"), *self._recording.events(number)]
 
     def _summary(self, record: AttemptRecord) -> AttemptSummary:
-        frames, happened = self._recording.frames(record.number), self._happened[record.number]
-        return attempt_summary(record.number, record.info, record.outcome or "", frames, happened)
+        blocks = self._recording.blocks(record.number, told_of(self._recording.signals()))
+        happened = self._happened[record.number]
+        return attempt_summary(record.number, record.info, record.outcome or "", blocks, happened)
 
     def _heading(self, record: AttemptRecord) -> Text:
         others = [number for number in self._numbers() if number != str(record.number)]

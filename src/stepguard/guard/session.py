@@ -6,10 +6,9 @@ out before the weights are touched, and one observation for the subscribers.
 
 from __future__ import annotations
 
+import signal
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,11 +19,14 @@ from torch.optim import Optimizer
 from stepguard.collect.collector import Collector, scalar_loss
 from stepguard.errors import RestartRequested, TrainingHalted, TrainingStopped
 from stepguard.guard.snapshots import Snapshots
+from stepguard.guard.telling import Subscriber, Telling
 from stepguard.recover.attempt import Attempt
 from stepguard.recover.decision import Decision
 from stepguard.recover.gate import Gate
+from stepguard.recover.link import asked_by
 from stepguard.recover.observer import Observer
 from stepguard.recover.protocols import Scaler
+from stepguard.recover.ranks import Ranks
 from stepguard.recover.recovery import Observation
 from stepguard.recover.remedies import clip_gradients
 from stepguard.report.diagnosis import Diagnosis
@@ -33,9 +35,8 @@ from stepguard.report.session import Reports
 from stepguard.rules.alert import Change
 from stepguard.signals import METRIC
 
-_KEPT = 10_000
-"""Alerts and decisions that a guard remembers; the run file has them all."""
-Subscriber = Callable[[Observation], object]
+_CHANGES = ("skip", "rollback", "lower_lr")
+"""What no rank does alone: its weights would not be those of the others any more."""
 
 
 class Guard:
@@ -50,21 +51,18 @@ class Guard:
         observer: Observer,
         reports: Reports,
         snapshots: Snapshots,
+        ranks: Ranks,
         faults: Faults,
         attempt: Attempt,
     ) -> None:
         self._optimizer, self._scaler = optimizer, scaler
         self._collector, self._observer, self._reports = collector, observer, reports
-        self._snapshots, self._faults, self._attempt = snapshots, faults, attempt
+        self._snapshots, self._ranks = snapshots, ranks
+        self._faults, self._attempt = faults, attempt
         self._loss: Tensor | None = None
         self._last_time: float | None = None
         self._metrics: dict[str, float] = {}
-        self._subscribers: list[Subscriber] = []
-        self._notified: list[Callable[[Diagnosis], object]] = []
-        self._alerts: deque[Change] = deque(maxlen=_KEPT)
-        self._decisions: deque[Decision] = deque(maxlen=_KEPT)
-        self._found: dict[str, Diagnosis] = {}
-        """The last diagnosis of each rule."""
+        self._telling = Telling(reports, faults)
         self._closed = False
         self._stepping = False
         """Inside `step`, which has more to do after the optimizer."""
@@ -74,12 +72,12 @@ class Guard:
     @property
     def alerts(self) -> list[Change]:
         """The alerts that began to fire in this attempt, oldest first (the last 10,000)."""
-        return list(self._alerts)
+        return list(self._telling.alerts)
 
     @property
     def decisions(self) -> list[Decision]:
         """What was decided in this attempt, oldest first (the last 10,000)."""
-        return list(self._decisions)
+        return list(self._telling.decisions)
 
     @property
     def run_path(self) -> Path | None:
@@ -128,11 +126,11 @@ class Guard:
 
     def subscribe(self, fn: Subscriber) -> None:
         """Call `fn` with the Observation of each step: frame, changes of alerts, decision."""
-        self._subscribers.append(fn)
+        self._telling.subscribers.append(fn)
 
     def on_notify(self, fn: Callable[[Diagnosis], object]) -> None:
         """Call `fn` with each diagnosis whose rule takes the action `notify`."""
-        self._notified.append(fn)
+        self._telling.notified.append(fn)
 
     def state_dict(self) -> dict[str, Any]:
         """Step, windows, alerts and ladders, to be saved with a checkpoint."""
@@ -178,6 +176,7 @@ class Guard:
         self._closed = True
         self._observer.end()
         self._attempt.link.close()
+        self._ranks.leave()
         self._gate.close()
         self._collector.close()
         try:
@@ -202,17 +201,18 @@ class Guard:
 
     def _pass(self, observe: Callable[[Tensor | None, Mapping[str, float]], Observation]) -> bool:
         step = self._observer.step
-        if self._attempt.link.stopping is not None:
-            self._leave(step)
+        self._leave(step)
         try:
             self._snapshots.before(step)
             observation = observe(self._loss, self._scalars())
+            self._snapshots.heard()
             self._attempt.link.step(observation.frame.step)
             self._publish(observation)
             return self._carry_out(observation)
         except TrainingStopped:
             raise
         except Exception as fault:
+            self._ranks.part("a fault inside stepguard")
             self._faults(fault)
             return False
         finally:
@@ -228,7 +228,7 @@ class Guard:
         """End the training where a signal asked for it, with a snapshot to go on from."""
         stopping = self._snapshots.stopping(step)
         if stopping is not None:
-            self.close(f"stopped: {type(stopping).__name__}")
+            self.close(f"stopped: {signal.Signals(asked_by(stopping)).name}")
             raise stopping
 
     def _scalars(self) -> dict[str, float]:
@@ -243,27 +243,17 @@ class Guard:
         return scalars
 
     def _publish(self, observation: Observation) -> None:
-        self._alerts.extend(change for change in observation.changes if change.state == "firing")
-        if observation.decision is not None:
-            self._decisions.append(observation.decision)
-        try:
-            self._found |= {diagnosis.rule: diagnosis for diagnosis in self._reports(observation)}
-        except Exception as fault:  # telling may fail, acting must not
-            self._faults(fault)
-        for rule in observation.lacking:
-            text = f"rule {rule!r} would roll back, but no snapshot is certified healthy yet"
-            (self._faults.say if observation.decision is None else self._reports.note)(text)
+        self._telling(observation)
         if observation.changes:
             self._snapshots.keeper.observed(observation.frame.step, self._observer.firing)
-        self._faults.tell(self._subscribers, observation)
 
     def _carry_out(self, observation: Observation) -> bool:
         """Do what was decided; True if the step must not happen."""
         decision = observation.decision
         if decision is not None and not decision.dry_run:
-            for rule in observation.notified:
-                if rule in self._found:
-                    self._faults.tell(self._notified, self._found[rule])
+            self._telling.notify(observation)
+            if decision.kind in _CHANGES and self._ranks.apart:
+                return False
             if decision.kind == "skip":
                 return True
             if decision.kind == "rollback":
@@ -278,23 +268,21 @@ class Guard:
         if decision.kind == "lower_lr":
             self._snapshots.lower_lr(float(decision.settings["by"]))
         elif decision.kind == "snapshot":
-            self._snapshots.write_evidence(decision, self._diagnosis(decision))
+            self._snapshots.write_evidence(decision, self._telling.diagnosis(decision))
         elif decision.kind in ("restart", "halt"):
-            self._stop(decision, self._diagnosis(decision))
-
-    def _diagnosis(self, decision: Decision) -> str:
-        found = self._found.get(decision.rule)
-        return decision.reason if found is None else str(replace(found, decision=decision))
+            self._stop(decision, self._telling.diagnosis(decision))
 
     def _stop(self, decision: Decision, diagnosis: str) -> None:
-        """End the attempt before the weights are touched."""
-        if decision.kind == "halt" and self._reports.run_path is not None:
+        """End the attempt before the weights are touched, and not before all ranks are done with it."""
+        if decision.kind == "halt" and self._snapshots.keeper.writer.run_path is not None:
             self._snapshots.write_evidence(decision, diagnosis)
-        self.close(f"{decision.kind}: {decision.rule}")
         stopped = (
             TrainingHalted(diagnosis, step=decision.step, rule=decision.rule)
             if decision.kind == "halt"
             else RestartRequested(diagnosis, step=decision.step, rule=decision.rule, remedy=decision.settings)
         )
+        self._observer.end()
         self._attempt.link.stop(stopped, self._attempt.standings)
+        self._ranks.same(decision.step)
+        self.close(f"{decision.kind}: {decision.rule}")
         raise stopped

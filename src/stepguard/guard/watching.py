@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,13 +12,15 @@ from torch.optim import Optimizer
 
 from stepguard.collect.cadence import Cadence
 from stepguard.collect.collector import Collector
-from stepguard.guard.session import Guard, Subscriber
+from stepguard.guard.session import Guard
 from stepguard.guard.snapshots import Snapshots
+from stepguard.guard.telling import Subscriber
 from stepguard.recover.attempt import Attempt, current_attempt
 from stepguard.recover.keeper import Keeper
 from stepguard.recover.observer import Observer
 from stepguard.recover.parts import Parts
 from stepguard.recover.protocols import Scaler, Scheduler
+from stepguard.recover.ranks import Ranks, begin_alike, find_ranks
 from stepguard.recover.remedies import apply_attempt
 from stepguard.report.faults import Faults
 from stepguard.report.session import Reports
@@ -66,20 +68,31 @@ def watch(
     """
     cadence, ruleset = Cadence(every), load_rules(rules)
     faults = Faults(strict=on_error == "raise")
+    ranks = find_ranks(faults.say)
+    if not ranks.main:
+        faults.whose = f"rank {ranks.rank}: "
     collector = Collector(model, optimizer, layers, faults)
+    complain: Callable[[str], None] = faults.say if ranks.main else _leave_to_main
     for complaint in collector.complaints():
-        faults.say(complaint)
+        complain(complaint)
     attempt = current_attempt() or Attempt()
     reports = Reports(
-        ruleset, attempt, run=run, console=console, faults=faults, total_steps=total_steps, dry_run=dry_run
+        ruleset,
+        attempt,
+        run=run if ranks.main else None,
+        console=console if ranks.main else None,
+        faults=faults,
+        total_steps=total_steps,
+        dry_run=dry_run,
     )
     keeper = Keeper(
         Parts(model, optimizer, scheduler, scaler),
         ruleset,
         every=1 if every == "auto" else every,
         attempt=attempt.number,
-        run_path=reports.run_path,
+        run_path=_beside(ranks, reports),
         state=lambda: observer.state_dict(),  # noqa: PLW0108 - it is made below
+        ranks=ranks,
         record=reports.event,
         complain=faults.say,
     )
@@ -90,7 +103,8 @@ def watch(
         attempt=attempt,
         total_steps=total_steps,
         dry_run=dry_run,
-        complain=faults.say,
+        ranks=ranks,
+        complain=complain,
         back=keeper.newest,
     )
     snapshots = Snapshots(
@@ -99,11 +113,14 @@ def watch(
         scheduler,
         observer=observer,
         reports=reports,
+        ranks=ranks,
         faults=faults,
         attempt=attempt,
     )
     if attempt.resume is None or not snapshots.resume():
         apply_attempt(model, optimizer, scheduler, attempt, faults)
+        if attempt.init is not None:
+            begin_alike(model, ranks)
     guard = Guard(
         optimizer,
         scaler=scaler,
@@ -111,6 +128,7 @@ def watch(
         observer=observer,
         reports=reports,
         snapshots=snapshots,
+        ranks=ranks,
         faults=faults,
         attempt=attempt,
     )
@@ -118,3 +136,14 @@ def watch(
         guard.subscribe(subscriber)
     attempt.link.begin(attempt.run_path, model.register_forward_pre_hook)
     return guard
+
+
+def _leave_to_main(_text: str) -> None:
+    """What every rank would say in the same words rank 0 says."""
+
+
+def _beside(ranks: Ranks, reports: Reports) -> Path | None:
+    """Where the snapshots of this rank lie: beside the run file, which rank 0 has."""
+    own = reports.run_path
+    told = ranks.of_main("run", None if own is None else str(own.absolute()))
+    return own if ranks.main or told is None else ranks.beside(Path(told))

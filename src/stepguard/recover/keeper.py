@@ -14,9 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from stepguard.recover.agreement import Words
 from stepguard.recover.certifying import acts, can_roll_back, quiet_time
 from stepguard.recover.copies import copied, size
 from stepguard.recover.parts import Parts, unhealthy
+from stepguard.recover.ranks import Ranks
 from stepguard.recover.shelf import Grade, Shelved, shelved
 from stepguard.recover.snapshot import Snapshot, SnapshotError, read
 from stepguard.recover.writer import Complain, Record, SnapshotWriter
@@ -39,6 +41,7 @@ class Keeper:
         attempt: the number of the attempt.
         run_path: the run file beside which snapshots are written; None keeps them in memory.
         state: gives the guard's own state.
+        ranks: the other ranks of the training, which keep the same snapshots.
         record: writes an event to the run file: kind, step, fields.
         complain: told of what cannot be kept, and why.
     """
@@ -52,10 +55,11 @@ class Keeper:
         attempt: int,
         run_path: Path | None,
         state: Callable[[], Mapping[str, Any]],
+        ranks: Ranks,
         record: Record,
         complain: Complain,
     ) -> None:
-        self.parts, self._attempt = parts, attempt
+        self.parts, self._attempt, self._ranks = parts, attempt, ranks
         self._state, self._record, self._complain = state, record, complain
         self._acting = {rule.name for rule in rules.rules if acts(rule)}
         self._quiet_time = self._interval = quiet_time(rules, every)
@@ -69,6 +73,8 @@ class Keeper:
         self._candidate: Snapshot | None = None
         self._held: Snapshot | None = None
         """The newest certified one, where it is kept in memory."""
+        self._certified: list[int] = []
+        """The steps of all that were certified."""
         self._spoiled = False
         """An alert is firing of a rule that acts."""
         self._refused = False
@@ -125,6 +131,7 @@ class Keeper:
         small = 2 * size(candidate.parts) <= self._budget
         self._held = candidate if self._rolls_back and (small or not written) else None
         self._record("certified", step, {"step": candidate.step})
+        self._certified.append(candidate.step)
 
     def _take(self, step: int) -> None:
         began = time.perf_counter()
@@ -185,8 +192,30 @@ class Keeper:
             self._candidate = None
             self._plan(step)
 
+    def words(self, stopping: int) -> Words:
+        """What the other ranks have to know, so that all take and certify the same snapshots."""
+        waiting = -1 if self._candidate is None else self._candidate.step
+        due = NEVER if self.next == NEVER else self._due
+        return Words(stopping, due, self._interval, waiting)
+
+    def heard(self, step: int, words: Words) -> None:
+        """Take snapshots as the slowest rank does, and keep none that another rank lacks."""
+        self._due, self._interval = int(words.due), int(words.interval)
+        if self._candidate is not None and self._candidate.step != words.candidate:
+            self._candidate = None
+        self._plan(step)
+
     def newest(self, step: int) -> int | None:
-        """The step of the newest certified snapshot, which can be read; None if there is none."""
+        """The step of the newest certified snapshot, which every rank can read; None if there is none."""
+        own = self._newest(step)
+        found = self._ranks.same(own)
+        if own is not None and found is None:
+            for certified in self._certified:
+                self._record("lost", step, {"step": certified})
+            self._certified.clear()
+        return found
+
+    def _newest(self, step: int) -> int | None:
         run_path = self.writer.run_path
         if self._held is None and run_path is not None:
             self.writer.finish()
@@ -220,7 +249,7 @@ class Keeper:
         Raises:
             SnapshotError: there is none, or it does not fit; nothing was touched.
         """
-        if self.newest(step) is None or self._held is None:
+        if self._newest(step) is None or self._held is None:
             raise SnapshotError("there is no certified snapshot to go back to")
         self.parts.restore(self._held.parts)
         self._candidate, self._due = None, step + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,18 @@ class Removable(Protocol):
 
 Follow = Callable[[Callable[..., None]], Removable]
 """Registers a hook that is called before each forward pass of a model."""
+
+
+def leaving(number: int) -> BaseException:
+    """What a training is left by that a signal has asked to end."""
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def asked_by(stopping: BaseException | None) -> int:
+    """The number of the signal that asked for it; 0 for none."""
+    if isinstance(stopping, SystemExit):
+        return int(stopping.code or 128) - 128
+    return signal.SIGINT if stopping is not None else 0
 
 
 class Link:

@@ -6,7 +6,7 @@ step. It also says to the collector which of the next forward passes to measure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import zip_longest
 from typing import Any
 
@@ -15,10 +15,13 @@ from torch import Tensor
 from stepguard.collect.cadence import Cadence
 from stepguard.collect.collector import Collector
 from stepguard.engine import Engine
+from stepguard.recover.agreement import Agreement, Words
 from stepguard.recover.attempt import Attempt
+from stepguard.recover.prescription import READS
+from stepguard.recover.ranks import Ranks
 from stepguard.recover.recovery import Observation, Recovery
 from stepguard.rules.rule import Ruleset
-from stepguard.signals import Frame
+from stepguard.signals import Frame, Layer
 
 
 class Observer:
@@ -31,6 +34,7 @@ class Observer:
         attempt: where the ladders begin.
         total_steps: planned length of the run, if known.
         dry_run: whether decisions are only reported.
+        ranks: the other ranks of the training, which see the same frames.
         complain: told of what is wrong with the rules, as a sentence.
         back: the step of the snapshot that a rollback would go back to.
     """
@@ -44,12 +48,16 @@ class Observer:
         attempt: Attempt,
         total_steps: int | None,
         dry_run: bool,
+        ranks: Ranks,
         complain: Callable[[str], None],
         back: Callable[[int], int | None],
     ) -> None:
         self._collector, self._rules, self._cadence = collector, rules, cadence
         self._attempt, self._total_steps, self._dry_run = attempt, total_steps, dry_run
-        self._complain, self._back = complain, back
+        self._ranks, self._complain, self._back = ranks, complain, back
+        self._agreement: Agreement | None = None
+        self.words = Words()
+        """What this rank tells the others with the next frame, and after it what they have told."""
         self._order = len(attempt.guards)
         self._recovery: Recovery | None = None
         self._restored: Mapping[str, Any] | None = None
@@ -83,7 +91,7 @@ class Observer:
     def _judge(self, frame: Frame, scalars: Mapping[str, float]) -> Observation:
         frame.scalars |= scalars
         recovery = self._recovery = self._recovery or self._begin()
-        observation = recovery.observe(frame)
+        observation = recovery.observe(self._agreed(frame))
         for rule, reason in recovery.engine.take_failures():
             self._complain(f"rule {rule!r} failed and is left out from now on: {reason}")
         sampled, quiet = self._sampled, recovery.engine.quiet
@@ -92,9 +100,24 @@ class Observer:
             self._collector.remember(frame.step)
         return observation
 
+    def _agreed(self, frame: Frame) -> Frame:
+        """The frame of all ranks; the same where there are no others."""
+        if self._agreement is None:
+            return frame
+        frame, self.words = self._agreement.frame(frame, self.words)
+        for name, ranks in self._agreement.only.items():
+            self._complain(
+                f"{name} is not finite on rank {ranks[0]} of {self._ranks.count} (step {frame.step})"
+            )
+        return frame
+
     def _begin(self) -> Recovery:
         """Make the engine, once the layers are known."""
-        engine = Engine(self._rules, self._collector.layers, self._total_steps)
+        layers = self._collector.layers
+        if self._ranks.count > 1:
+            self._agreement = Agreement(self._ranks, layers, self._rules.signals | READS)
+            layers = self._agreement.layers
+        engine = Engine(self._rules, layers, self._total_steps)
         for rule in engine.sleeping():
             self._complain(
                 f"rule {rule.name!r} sleeps: it counts in percent, give watch() total_steps to wake it"
@@ -107,7 +130,7 @@ class Observer:
 
     def _restore(self, recovery: Recovery, state: Mapping[str, Any]) -> None:
         """Take up windows, alerts and ladders, unless they are of other layers."""
-        pairs = enumerate(zip_longest(self._layers(), state["layers"]))
+        pairs = enumerate(zip_longest(_plain(recovery.engine.layers), state["layers"]))
         differing = next(((place, *pair) for place, pair in pairs if pair[0] != pair[1]), None)
         if differing is None:
             recovery.load_state_dict(state["recovery"])
@@ -118,9 +141,6 @@ class Observer:
             " windows, alerts and ladders begin anew"
         )
 
-    def _layers(self) -> list[list[str]]:
-        return [list(layer) for layer in self._collector.layers]
-
     def end(self) -> None:
         """Leave to the attempt where the ladders stand."""
         if self._recovery is not None:
@@ -130,8 +150,8 @@ class Observer:
         """Step, layers, windows, alerts and ladders, in plain containers and numpy arrays."""
         if self._recovery is None:
             return dict(self._restored or {"step": self._step})
-        recovery = self._recovery.state_dict()
-        return {"step": self._step, "sampled": self._sampled, "layers": self._layers(), "recovery": recovery}
+        layers, recovery = _plain(self._recovery.engine.layers), self._recovery.state_dict()
+        return {"step": self._step, "sampled": self._sampled, "layers": layers, "recovery": recovery}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, of a model with the same layers."""
@@ -140,3 +160,7 @@ class Observer:
         self._restored = state if "recovery" in state else None
         if self._recovery is not None and self._restored is not None:
             self._restore(self._recovery, self._restored)
+
+
+def _plain(layers: Iterable[Layer]) -> list[list[str]]:
+    return [list(layer) for layer in layers]

@@ -31,11 +31,18 @@ def broken_off(run_path: Path) -> AttemptRecord | None:
     """The attempt in which a run was broken off; None if it ended, has no frames or cannot be read."""
     with suppress(RunFileError, OSError), RunFile(run_path) as run:
         attempts = run.attempts()
-        if not attempts or next(run.frames(attempts[-1].number), None) is None:
+        if not attempts or run.reached(attempts[-1].number) is None:
             return None
         outcome = attempts[-1].outcome
         if outcome is None or outcome.startswith(_UNFINISHED):
             return attempts[-1]
+    return None
+
+
+def reached(run_path: Path, attempt: int) -> int | None:
+    """The last step that a run has recorded of an attempt, if it can be read."""
+    with suppress(RunFileError, OSError), RunFile(run_path) as run:
+        return run.reached(attempt)
     return None
 
 

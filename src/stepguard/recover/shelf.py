@@ -146,6 +146,23 @@ class Claim:
             self._folder.rmdir()
 
 
+def is_written(run_path: Path) -> bool | None:
+    """Whether a process has claimed the run; None where none left word of it, or no lock can be asked for."""
+    try:
+        handle = os.open(folder_of(run_path) / "claim", os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        os.lockf(handle, os.F_TEST, 0)
+    except PermissionError:
+        return True
+    except (AttributeError, OSError):
+        return None
+    finally:
+        os.close(handle)
+    return False
+
+
 def sync_folder(folder: Path) -> None:
     """Have the names in a folder outlive a power cut, where the system can do that."""
     with suppress(OSError):

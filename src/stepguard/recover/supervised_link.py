@@ -18,18 +18,17 @@ from typing import Any
 from stepguard.errors import RestartRequested, TrainingStopped
 from stepguard.recover.attempt import Attempt
 from stepguard.recover.decision import Standing
-from stepguard.recover.handover import FOLDER, STEPPING, End, Handover, Heartbeat
-from stepguard.recover.link import Follow, Link, Removable
+from stepguard.recover.handover import FOLDER, End, Handover, Heartbeat
+from stepguard.recover.link import Follow, Link, Removable, leaving
 
 
-class SupervisedLink(Link):
-    """Tells the supervisor through the folder it laid out. What goes wrong there costs the telling only."""
+class SignalLink(Link):
+    """Keeps the signals that ask the training to end until a step is over. Of a rank that does not report."""
 
-    def __init__(self, handover: Handover, attempt: Attempt) -> None:
-        self._handover, self._attempt = handover, attempt
-        self._beat = Heartbeat(handover.folder)
+    def __init__(self) -> None:
         self._pid = os.getpid()
-        self._hooks: list[Removable] = []
+        self._stepping = False
+        """Between its first step and the end of the guard."""
         self._keep(signal.SIGTERM, signal.SIG_DFL)
         self._keep(signal.SIGINT, signal.default_int_handler)
         self._shown = sys.excepthook
@@ -41,6 +40,44 @@ class SupervisedLink(Link):
             if signal.getsignal(number) is default:
                 signal.signal(number, self._hear)
 
+    def step(self, step: int) -> None:
+        """A step has come to the guard."""
+        self._stepping = True
+
+    def close(self) -> None:
+        """The guard was closed: a signal ends the process at once again."""
+        self._stepping = False
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        """Keep the signal; what cannot be kept does what it did before: in a worker, or a second Ctrl-C."""
+        if os.getpid() == self._pid and self.stopping is None and self._stepping:
+            self.stopping = leaving(number)
+            self._stops(number)
+        elif number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        elif os.getpid() != self._pid or self.stopping is None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        # A launcher passes the signal on that this process has got already.
+
+    def _stops(self, number: int) -> None:
+        """A signal was kept."""
+
+    def _except(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """What a rule ends needs no traceback: `stepguard run` says it."""
+        if not isinstance(error, TrainingStopped):
+            self._shown(kind, error, trace)
+
+
+class SupervisedLink(SignalLink):
+    """Tells the supervisor through the folder it laid out. What goes wrong there costs the telling only."""
+
+    def __init__(self, handover: Handover, attempt: Attempt) -> None:
+        self._handover, self._attempt = handover, attempt
+        self._beat = Heartbeat(handover.folder)
+        self._hooks: list[Removable] = []
+        super().__init__()
+
     def begin(self, run_path: Path | None, follow: Follow) -> None:
         """A guard was made. What was told of an end before is undone: the script goes on."""
         self._hooks.append(follow(self.alive))
@@ -49,6 +86,7 @@ class SupervisedLink(Link):
 
     def step(self, step: int) -> None:
         """A step has come to the guard."""
+        super().step(step)
         self._beat.step(step)
 
     def alive(self, *_: Any) -> None:
@@ -65,6 +103,7 @@ class SupervisedLink(Link):
 
     def close(self) -> None:
         """The guard was closed: no more steps are to be expected."""
+        super().close()
         self._beat.close()
         while self._hooks:
             self._hooks.pop().remove()
@@ -73,18 +112,8 @@ class SupervisedLink(Link):
         with suppress(OSError):
             self._handover.end(end)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        """Keep the signal; what cannot be kept does what it did before: in a worker, or a second time."""
-        beat = self._beat.read()
-        if os.getpid() == self._pid and self.stopping is None and beat.phase == STEPPING:
-            interrupted = number == signal.SIGINT
-            self.stopping = KeyboardInterrupt() if interrupted else SystemExit(128 + number)
-            self._end(End("signal", beat.step, signal.Signals(number).name))
-        elif number == signal.SIGINT:
-            signal.default_int_handler(number, frame)
-        else:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+    def _stops(self, number: int) -> None:
+        self._end(End("signal", self._beat.read().step, signal.Signals(number).name))
 
     def _except(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """Tell the supervisor what the script did not catch; an end that was told needs no traceback."""
@@ -112,8 +141,18 @@ def receive() -> Attempt | None:
         return None
     attempt.handed = True
     with suppress(OSError):
-        if os.environ.get("RANK", "0") == "0" and handover.claim():
+        if _rank() == 0 and handover.claim():
             attempt.link = SupervisedLink(handover, attempt)
             return attempt
     attempt.run_path = None
+    attempt.link = SignalLink()
     return attempt
+
+
+def _rank() -> int:
+    """The rank of this process, as far as it is known yet. Without importing torch."""
+    found = sys.modules.get("torch.distributed")
+    if found is not None and found.is_available() and found.is_initialized():
+        return found.get_rank()
+    told = os.environ.get("RANK", "0")
+    return int(told) if told.isdecimal() else 0

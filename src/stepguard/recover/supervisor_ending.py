@@ -11,7 +11,9 @@ from stepguard.recover.handover import End
 
 HALTED, ASKED = 70, 75
 """Exit codes: halted by a rule; more is to be done, but no attempts are left."""
-_OUT_OF_MEMORY = re.compile(r"MemoryError|out of memory|can't allocate memory", re.IGNORECASE)
+OUT_OF_MEMORY = re.compile(r"MemoryError|out of memory|can't allocate memory", re.IGNORECASE)
+"""Of words of an error: python, torch on any device, and the system say it so."""
+HUNG = "hung"
 _SIGNALS = {
     signal.SIGSEGV: "segmentation fault",
     signal.SIGBUS: "bus error, which a full /dev/shm gives, too",
@@ -70,7 +72,7 @@ def judge(left: Left) -> Ending:
 def _unasked(left: Left) -> Ending:
     code = left.code if left.code >= 0 else 128 - left.code
     if left.hung is not None:
-        return Ending("hang", code, left.step, "hung")
+        return Ending("hang", code, left.step, HUNG)
     if code == 0:
         return Ending("fine", 0, left.step, "completed")
     if left.code == -signal.SIGINT:
@@ -89,7 +91,7 @@ def stop_code(number: signal.Signals) -> int:
 
 def _crash(left: Left, code: int) -> str:
     if left.end is not None and left.end.kind == "error" and left.code > 0:
-        memory = "out of memory: " if _OUT_OF_MEMORY.search(left.end.cause) else ""
+        memory = "out of memory: " if OUT_OF_MEMORY.search(left.end.cause) else ""
         return f"{memory}{_first_line(left.end.cause)}"
     if code <= 128 or code - 128 not in set(signal.Signals):
         return f"exit code {code}"

@@ -22,6 +22,8 @@ class Faults:
     def __init__(self, *, strict: bool) -> None:
         self._strict = strict
         self._said: set[str] = set()
+        self.whose = ""
+        """What stands before each: the rank, where it is not the one that prints."""
 
     def __call__(self, fault: Exception) -> None:
         """Report an exception inside the guard, with the place where it happened."""
@@ -49,7 +51,7 @@ class Faults:
             return
         self._said.add(key or text)
         try:
-            warnings.warn(f"stepguard: {text}", StepguardWarning, stacklevel=2)
+            warnings.warn(f"stepguard: {self.whose}{text}", StepguardWarning, stacklevel=2)
         except StepguardWarning as warning:
             # Warnings are errors here, but no fault of the guard may end a training.
             if self._strict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,8 @@ from rich.text import Text
 from stepguard.report.charts import Axis, ColourfulDimension, LineChart
 from stepguard.report.palette import QUIET, SEVERITY
 from stepguard.report.summary import AlertCount
-from stepguard.signals import HIST_BINS, Frame, Layer
+from stepguard.series.columns import Block, Column
+from stepguard.signals import HIST_BINS, Layer
 
 Array = NDArray[np.float64]
 
@@ -42,43 +44,59 @@ class Track:
     """`act.hist`, shape [sampled, layers, HIST_BINS + 1]; all zero where not measured."""
 
 
-def track(frames: Iterable[Frame], layers: Sequence[Layer], shown: Sequence[int]) -> Track:
-    """Collect what the pictures need from recorded frames, for the layers at the places `shown`."""
+DRAWN = frozenset({*_SCALARS, *_VECTORS})
+"""The signals that the pictures show, beside the histograms."""
+
+
+def track(blocks: Iterable[Block], layers: Sequence[Layer], shown: Sequence[int]) -> Track:
+    """Collect what the pictures need from recorded blocks, for the layers at the places `shown`."""
     at = np.asarray(shown, np.int64)
-    steps: list[int] = []
-    sampled: list[int] = []
-    scalars: dict[str, list[float]] = {name: [] for name in _SCALARS}
-    vectors: dict[str, list[Array]] = {name: [] for name in _VECTORS}
-    hist: list[NDArray[np.int32]] = []
-    for frame in frames:
-        steps.append(frame.step)
-        for name, values in scalars.items():
-            values.append(frame.scalars.get(name, np.nan))
-        if frame.vectors or frame.hist is not None:
-            sampled.append(frame.step)
-            hist.append(_counts(frame, at))
-            for name, rows in vectors.items():
-                rows.append(_readings(frame, name, at))
+    parts = [_part(block, at) for block in blocks] or [_part(_NOTHING, at)]
     return Track(
         layers=tuple(layers[i] for i in shown),
-        steps=np.array(steps, np.int64),
-        scalars={name: np.array(values, np.float64) for name, values in scalars.items()},
-        sampled=np.array(sampled, np.int64),
-        vectors={name: np.reshape(rows, (len(sampled), len(at))) for name, rows in vectors.items()},
-        hist=np.reshape(np.array(hist, np.int32), (len(sampled), len(at), HIST_BINS + 1)),
+        steps=np.concatenate([part.steps for part in parts]),
+        scalars={name: np.concatenate([part.scalars[name] for part in parts]) for name in _SCALARS},
+        sampled=np.concatenate([part.sampled for part in parts]),
+        vectors={name: np.concatenate([part.vectors[name] for part in parts]) for name in _VECTORS},
+        hist=np.concatenate([part.hist for part in parts]),
     )
 
 
-def _readings(frame: Frame, signal: str, at: NDArray[np.int64]) -> Array:
-    vector = frame.vectors.get(signal)
-    if vector is None:
-        return np.full(len(at), np.nan)
-    values = vector.values[at].astype(np.float64)
-    return np.where(vector.known[at], np.where(np.isfinite(values), values, np.inf), np.nan)
+class _Part(NamedTuple):
+    """What a track holds of one block."""
+
+    steps: NDArray[np.int64]
+    sampled: NDArray[np.int64]
+    hist: NDArray[np.int32]
+    scalars: Mapping[str, Array]
+    vectors: Mapping[str, Array]
 
 
-def _counts(frame: Frame, at: NDArray[np.int64]) -> NDArray[np.int32]:
-    return np.zeros((len(at), HIST_BINS + 1), np.int32) if frame.hist is None else frame.hist[at]
+_NOTHING = Block(np.zeros(0, np.int64), {}, {}, None, np.zeros(0, np.bool_))
+
+
+def _part(block: Block, at: NDArray[np.int64]) -> _Part:
+    measured = block.hist_present.copy()
+    for name in _VECTORS:
+        if name in block.vectors:
+            measured |= block.vectors[name].present
+    scalars = {name: _scalar(block.scalars.get(name), len(block)) for name in _SCALARS}
+    vectors = {name: _readings(block.vectors.get(name), measured, at) for name in _VECTORS}
+    counts = np.zeros((int(measured.sum()), len(at), HIST_BINS + 1), np.int32)
+    if block.hist is not None:
+        counts[:] = block.hist[measured][:, at]
+    return _Part(block.steps, block.steps[measured], counts, scalars, vectors)
+
+
+def _scalar(column: Column | None, frames: int) -> Array:
+    return np.full(frames, np.nan) if column is None else column.values
+
+
+def _readings(column: Column | None, measured: NDArray[np.bool_], at: NDArray[np.int64]) -> Array:
+    if column is None:
+        return np.full((int(measured.sum()), len(at)), np.nan)
+    values, known = column.values[measured][:, at].astype(np.float64), column.known[measured][:, at]
+    return np.where(known, np.where(np.isfinite(values), values, np.inf), np.nan)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from stepguard.errors import RunFileError
 from stepguard.recover.decision import Decision
 from stepguard.report.summary import AttemptSummary, count_alerts
 from stepguard.rules.alert import Change, Evidence
-from stepguard.signals import METRIC, Frame
+from stepguard.series.columns import Block
+from stepguard.signals import METRIC
 
 
 @dataclass(frozen=True)
@@ -59,19 +60,26 @@ def _decision(data: Mapping[str, Any]) -> Decision:
     return replace(Decision(**data), also=tuple(data["also"]))
 
 
+def told_of(signals: Iterable[str]) -> set[str]:
+    """The signals whose last values a summary tells."""
+    return {name for name in signals if name == "loss" or name.startswith(METRIC)}
+
+
 def attempt_summary(
     number: int,
     info: Mapping[str, Any],
     outcome: str,
-    frames: Iterable[Frame],
+    blocks: Iterable[Block],
     happened: Happenings,
 ) -> AttemptSummary:
-    """What became of a recorded attempt."""
+    """What became of a recorded attempt; of its blocks only `told_of` is read."""
     steps = 0
     last: dict[str, float] = {}
-    for frame in frames:
-        steps += 1
-        last |= frame.scalars
+    for block in blocks:
+        steps += len(block)
+        for name, column in block.scalars.items():
+            if column.present.any():
+                last[name] = float(column.values[column.present][-1])
     last |= happened.metrics
     return AttemptSummary(
         number=number,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from stepguard.recover.supervisor_ending import HUNG, OUT_OF_MEMORY
 from stepguard.report.summary import COMPLETED, AttemptSummary
 from stepguard.report.words import count, listing, number, short_deed
 from stepguard.series.runfile import Event
 
+_ENDED_BY = ("killed", "out of memory: killed")
 _MOST = 8
 """Happenings of an attempt that are told; what is between them is counted."""
 
@@ -20,7 +22,22 @@ class Chapter(NamedTuple):
     events: Sequence[Event]
 
 
-def story(chapters: Sequence[Chapter], advice: Mapping[str, Sequence[str]]) -> Iterator[str]:
+class Left(NamedTuple):
+    """What a run has left beside its file."""
+
+    path: str = "RUN"
+    kept: int | None = None
+    """The step of the newest snapshot that the last attempt can go on from."""
+    runs: bool | None = None
+    """Whether a process still writes the run; None if that cannot be known."""
+
+
+UNKNOWN = Left()
+
+
+def story(
+    chapters: Sequence[Chapter], advice: Mapping[str, Sequence[str]], left: Left = UNKNOWN
+) -> Iterator[str]:
     """One line a happening; `advice` gives the cures that a rule knows."""
     for chapter in chapters:
         summary = chapter.summary
@@ -29,9 +46,9 @@ def story(chapters: Sequence[Chapter], advice: Mapping[str, Sequence[str]]) -> I
         shown = told if len(told) <= _MOST else [*told[: _MOST - 2], "", *told[-2:]]
         for line in shown:
             yield f"  {line}" if line else f"  ... {len(told) - _MOST} more ..."
-        yield f"  {_ending(summary)}"
+        yield f"  {_ending(summary, left if chapter is chapters[-1] else None)}"
     if chapters:
-        yield f"next: {_next(chapters, advice)}"
+        yield f"next: {_next(chapters[-1].summary, advice, left)}"
 
 
 def _happenings(chapter: Chapter) -> Iterator[str]:
@@ -44,7 +61,7 @@ def _happenings(chapter: Chapter) -> Iterator[str]:
         if decision.kind != "warn":
             deeds.setdefault(f"{decision.rule}: {short_deed(decision)}", []).append(decision.step)
     found += [(steps[0], deed + _often(len(steps))) for deed, steps in deeds.items()]
-    found += [(event.step, _EVENTS[event.kind].format(**event.data)) for event in _tellable(chapter.events)]
+    found += [(event.step, told) for event in chapter.events if (told := _event(event)) is not None]
     for step, line in sorted(found, key=lambda each: each[0]):
         yield f"step {step:,}: {line}"
 
@@ -52,14 +69,24 @@ def _happenings(chapter: Chapter) -> Iterator[str]:
 _EVENTS = {
     "cured": "{rule} stayed clear: cured",
     "not recovered": "{rule} came back: not cured",
-    "resumed": "resumed from the snapshot of step {step}, after a crash or a kill",
     "dropped": "{frames} frames were not recorded: the disk was too slow",
 }
 """What is told of events that are neither alerts nor decisions."""
 
 
-def _tellable(events: Sequence[Event]) -> Iterator[Event]:
-    return (event for event in events if event.kind in _EVENTS)
+def _event(event: Event) -> str | None:
+    if event.kind == "resumed":
+        return _resumed(event)
+    form = _EVENTS.get(event.kind)
+    return None if form is None else form.format(**event.data)
+
+
+def _resumed(event: Event) -> str:
+    """Where the attempt went on, and what had ended it."""
+    ended, reached = event.data.get("ended"), event.data.get("reached")
+    why = ending(str(ended)) if ended else "killed"
+    at = "" if reached is None else f" after step {reached:,}"
+    return f"went on from the snapshot of step {event.data['step']:,}: it had been broken off{at}: {why}"
 
 
 def _where(layers: Sequence[str]) -> str:
@@ -70,24 +97,59 @@ def _often(times: int) -> str:
     return "" if times == 1 else f", {times:,} times"
 
 
-def _ending(summary: AttemptSummary) -> str:
+def ending(outcome: str, at_most: int = 200) -> str:
+    """How an attempt ended, in words that need no legend; the first line of an error."""
+    kind, _, rest = outcome.partition(": ")
+    rest = rest.strip().split("\n", 1)[0]
+    rest = rest if len(rest) <= at_most else f"{rest[:at_most]}..."
+    if kind == "error":
+        return rest if rest == HUNG or rest.startswith(_ENDED_BY) else f"crashed: {rest}"
+    return {
+        "halt": f"halted by rule {rest}",
+        "restart": f"rule {rest} asked for a restart",
+        "stopped": f"ended by {rest}",
+    }.get(kind, outcome)
+
+
+def _ending(summary: AttemptSummary, left: Left | None) -> str:
     loss = "" if summary.loss is None else f", loss {number(summary.loss)}"
-    ended = summary.outcome or "not closed: it goes on, or was killed"
-    return f"after {count(summary.steps, 'step')}{loss}: {ended}"
+    return f"after {count(summary.steps, 'step')}{loss}: {ending(summary.outcome) or _open(left)}"
 
 
-def _next(chapters: Sequence[Chapter], advice: Mapping[str, Sequence[str]]) -> str:
+def _open(left: Left | None) -> str:
+    """An attempt that nobody has closed."""
+    if left is None or left.runs is None:
+        return "not closed: it goes on, or was killed"
+    return "it goes on" if left.runs else "killed, or the machine went down"
+
+
+def _next(last: AttemptSummary, advice: Mapping[str, Sequence[str]], left: Left) -> str:
     """What a person can do about how the last attempt ended."""
-    last = chapters[-1].summary
-    ended, _, rule = last.outcome.partition(": ")
+    kind, _, rest = last.outcome.partition(": ")
     if last.outcome == COMPLETED:
         changed = last.remedy()
         return f"it went well with {changed}: put that into the script" if changed else "nothing"
-    if ended == "halt":
-        cures = "; ".join(advice.get(rule, ())) or f"stepguard explain {rule}"
-        return f"{rule} halted it: {cures}"
-    if ended == "restart":
-        return f"{rule} asked for another attempt and none followed: stepguard run -- CMD gives it one"
-    if ended == "error":
-        return "mend the error of the script, and run it again"
-    return "if it no longer runs it was killed: stepguard run goes on from the newest certified snapshot"
+    if kind == "halt":
+        cures = "; ".join(advice.get(rest, ())) or f"stepguard explain {rest}"
+        return f"{rest} halted it: {cures}"
+    if kind == "restart":
+        return f"{rest} asked for another attempt and none followed: stepguard run -- CMD gives it one"
+    if not last.outcome and left.runs:
+        return "wait, or look again"
+    first = "" if kind == "stopped" else f"{_cause(rest if kind == 'error' else '', left)}; then "
+    if left.kept is None:
+        return f"{first}run it again, from the beginning: no snapshot was certified"
+    return f"{first}go on from the snapshot of step {left.kept:,}: stepguard run --resume {left.path} -- CMD"
+
+
+def _cause(error: str, left: Left) -> str:
+    """What to do about an end that nobody asked for."""
+    if OUT_OF_MEMORY.search(error):
+        return "give it more memory, or make batch or model smaller"
+    if error == HUNG:
+        return "find where it hung: its stacks are in what stepguard run printed"
+    if not error and left.runs is None:
+        return "if it no longer runs, find what killed it"
+    if not error or error.startswith("killed"):
+        return "find what killed it: a person, a scheduler's limit, or too little memory (dmesg tells)"
+    return "mend the error"

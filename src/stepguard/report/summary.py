@@ -21,6 +21,8 @@ from stepguard.rules.rule import Severity
 if TYPE_CHECKING:
     from stepguard.recover.decision import Decision
 
+_LONGEST = 60
+"""Characters of an outcome in a table."""
 COMPLETED = "completed"
 """The outcome of an attempt that nothing ended early."""
 
@@ -162,7 +164,8 @@ def _outcome(outcome: str) -> Text:
     if not outcome:
         return Text("not closed", style=QUIET)
     style = GOOD if outcome == COMPLETED else SECOND if outcome.startswith("restart") else BAD
-    return Text(outcome, style=style)
+    line = outcome.split("\n", 1)[0]
+    return Text(line if len(line) <= _LONGEST else f"{line[:_LONGEST]}...", style=style)
 
 
 def _alerts_table(attempts: Sequence[AttemptSummary]) -> Table:

@@ -194,6 +194,13 @@ class RunFile:
             if not page:
                 return
 
+    def reached(self, attempt: int) -> int | None:
+        """The step of the last frame of an attempt; None if it has none."""
+        query = "SELECT last_step FROM blocks WHERE attempt = ? ORDER BY last DESC LIMIT 1"
+        with self._readable():
+            found = self._db.execute(query, (attempt,)).fetchone()
+        return None if found is None else int(found[0])
+
     def signals(self) -> list[str]:
         """The names of all signals that some frame has."""
         with self._readable():
