@@ -16,6 +16,7 @@ import sys
 import warnings
 from dataclasses import asdict
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from arena import baselines, catalog, figures
-from arena.judge import Verdict, judge_all
+from arena.judge import Verdict, judge_all, thinned
 from arena.record import FOLDER, outcomes, record_all
 from stepguard.rules.packs import load_rules
 from stepguard.rules.rule import Ruleset
@@ -56,13 +57,13 @@ def measured(verdicts: list[Verdict], rules: Ruleset) -> dict[str, Any]:
 
 
 def as_data(verdicts: list[Verdict]) -> dict[str, Any]:
-    """The pack's figures, halves apart, with their intervals."""
+    """The pack's figures, tuned on and held out apart, with their intervals."""
     found: dict[str, Any] = {}
-    for half, part in figures.halves(verdicts).items():
+    for kind, part in figures.parts(verdicts).items():
         whole = figures.figures(part)
-        found[half] = asdict(whole)
+        found[kind] = asdict(whole)
         for name in ("stopped", "false_stops", "crashes"):
-            found[half][name]["interval"] = getattr(whole, name).interval()
+            found[kind][name]["interval"] = getattr(whole, name).interval()
     return found
 
 
@@ -129,7 +130,8 @@ def main() -> None:
     names = [name for name in catalog.SCENARIOS if fnmatchcase(name, args.only)]
     record_all(names, range(args.seeds), args.folder, args.jobs, args.again)
     runs = [o for o in outcomes(args.folder).values() if o.scenario in names and o.seed < args.seeds]
-    how: Any = {"jobs": args.jobs, "total": not args.no_total, "every": args.every}
+    view = None if args.every == 1 else partial(thinned, every=args.every)
+    how: Any = {"jobs": args.jobs, "total": not args.no_total, "view": view}
     rules = load_rules(args.pack)
     verdicts = judge_all(rules, runs, args.folder, **how)
     title = f"{args.pack}: {len(names)} scenarios, {args.seeds} seeds, {sum(o.steps for o in runs):,} steps"

@@ -18,6 +18,18 @@ TUNING = frozenset(
 """Thresholds may look at these families. All others were only ever reported."""
 
 
+FRESH: frozenset[str] = frozenset()
+"""Families written after the rules were last tuned, by someone who had not seen them; reported apart."""
+
+KINDS = ("tuning", "held out", "fresh")
+"""What became of a family: thresholds tuned on it, kept from that, or written after the tuning."""
+
+
+def kind(scenario: Scenario) -> str:
+    """Which of `KINDS` its family is."""
+    return "tuning" if scenario.family in TUNING else "fresh" if scenario.family in FRESH else "held out"
+
+
 def held_out(scenario: Scenario) -> bool:
     """Whether its family was kept from tuning."""
     return scenario.family not in TUNING

@@ -106,14 +106,13 @@ def rule_figures(verdicts: Sequence[Verdict], rule: str) -> RuleFigures:
     )
 
 
-def halves(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
-    """Tuning families, families held out, all."""
-    apart = [catalog.held_out(catalog.SCENARIOS[v.outcome.scenario]) for v in verdicts]
-    return {
-        "tuning": [v for v, out in zip(verdicts, apart, strict=True) if not out],
-        "held out": [v for v, out in zip(verdicts, apart, strict=True) if out],
-        "all": list(verdicts),
+def parts(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
+    """Tuning families, families held out, those written after the rules were, all."""
+    kinds = [catalog.kind(catalog.SCENARIOS[v.outcome.scenario]) for v in verdicts]
+    found = {
+        name: [v for v, kind in zip(verdicts, kinds, strict=True) if kind == name] for name in catalog.KINDS
     }
+    return found | {"all": list(verdicts)}
 
 
 def show(verdicts: Sequence[Verdict], rules: Sequence[str], title: str, console: Console) -> None:
@@ -127,7 +126,7 @@ def show(verdicts: Sequence[Verdict], rules: Sequence[str], title: str, console:
         "false alerts/1,000",
         title=title,
     )
-    for name, part in halves(verdicts).items():
+    for name, part in parts(verdicts).items():
         f = figures(part)
         whole.add_row(
             name,
@@ -138,28 +137,25 @@ def show(verdicts: Sequence[Verdict], rules: Sequence[str], title: str, console:
             f"{f.false_warnings:.2f}",
         )
     console.print(whole)
-    table = Table(
-        "rule",
-        "hits tuning",
-        "hits held out",
-        "false tuning",
-        "false held out",
-        "alerts/1,000",
-        "lead",
-        "only it",
-    )
-    parts = halves(verdicts)
+    console.print(_by_rule(verdicts, rules))
+
+
+def _by_rule(verdicts: Sequence[Verdict], rules: Sequence[str]) -> Table:
+    apart = parts(verdicts)
+    table = Table("rule")
+    for heading in [f"{what} {kind}" for what in ("hits", "false") for kind in catalog.KINDS]:
+        table.add_column(heading)
+    for heading in ("alerts/1,000", "lead", "only it"):
+        table.add_column(heading)
     for rule in rules:
-        t, h, a = (rule_figures(parts[name], rule) for name in ("tuning", "held out", "all"))
-        lead = "" if a.lead is None else f"{a.lead:.0f}"
+        each = [rule_figures(apart[kind], rule) for kind in catalog.KINDS]
+        of_all = rule_figures(verdicts, rule)
         table.add_row(
             rule,
-            f"{t.hits.hits}/{t.hits.of}",
-            f"{h.hits.hits}/{h.hits.of}",
-            f"{t.false_stops.hits}/{t.false_stops.of}",
-            f"{h.false_stops.hits}/{h.false_stops.of}",
-            f"{a.false_warnings:.2f}",
-            lead,
-            str(a.only),
+            *(f"{f.hits.hits}/{f.hits.of}" for f in each),
+            *(f"{f.false_stops.hits}/{f.false_stops.of}" for f in each),
+            f"{of_all.false_warnings:.2f}",
+            "" if of_all.lead is None else f"{of_all.lead:.0f}",
+            str(of_all.only),
         )
-    console.print(table)
+    return table

@@ -6,20 +6,25 @@ each rule for itself, as if the others were not there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
+
 from arena.record import Outcome, Recording, path_of
 from stepguard.engine import Engine
 from stepguard.recover.decision import Alarm, Standing, decide
 from stepguard.rules.rule import Ruleset
-from stepguard.signals import Frame
+from stepguard.signals import Frame, Vector
 
 STOPS = ("restart", "halt")
+_WITH_THE_LOSS = ("grad.norm", "grad.rms", "grad.absmax")
+View = Callable[[Frame], Frame]
+"""How a recorded frame is shown to the rules."""
 
 
 @dataclass
@@ -59,7 +64,7 @@ class _Ladder:
 
 
 def judge(
-    rules: Ruleset, outcome: Outcome, recording: Recording, total: bool = False, every: int = 1
+    rules: Ruleset, outcome: Outcome, recording: Recording, total: bool = False, view: View | None = None
 ) -> Verdict:
     """Replay one run under rules; `total` says whether the run's length was known."""
     engine = Engine(rules, recording.layers, outcome.steps if total else None)
@@ -67,7 +72,7 @@ def judge(
     whole, alone = _Ladder(settle), {rule.name: _Ladder(settle) for rule in rules.rules}
     verdict = Verdict(outcome)
     for frame in recording.frames:
-        changes = engine.evaluate(thinned(frame, every))
+        changes = engine.evaluate(frame if view is None else view(frame))
         fresh = {change.rule for change in changes if change.state == "firing"}
         for name in fresh:
             verdict.fired.setdefault(name, frame.step)
@@ -92,26 +97,47 @@ def judge(
     return verdict
 
 
-def _judge_saved(outcome: Outcome, *, rules: Ruleset, folder: Path, total: bool, every: int) -> Verdict:
+def _judge_saved(
+    outcome: Outcome, *, rules: Ruleset, folder: Path, total: bool, view: View | None
+) -> Verdict:
     recording = Recording.load(path_of(folder, outcome.scenario, outcome.seed))
-    return judge(rules, outcome, recording, total, every)
+    return judge(rules, outcome, recording, total, view)
 
 
 def judge_all(
-    rules: Ruleset, runs: Sequence[Outcome], folder: Path, *, jobs: int, total: bool = True, every: int = 1
+    rules: Ruleset,
+    runs: Sequence[Outcome],
+    folder: Path,
+    *,
+    jobs: int,
+    total: bool = True,
+    view: View | None = None,
 ) -> list[Verdict]:
     """Replay recorded runs, in parallel processes."""
-    work = partial(_judge_saved, rules=rules, folder=folder, total=total, every=every)
+    work = partial(_judge_saved, rules=rules, folder=folder, total=total, view=view)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         return list(pool.map(work, runs, chunksize=4))
 
 
-def thinned(frame: Frame, every: int) -> Frame:
+def thinned(frame: Frame, *, every: int) -> Frame:
     """The frame as a guard with `every` would have made it: between, loss and non-finite gradients only."""
     if frame.step % every == 0:
         return frame
     kept = {name: vector for name, vector in frame.vectors.items() if name == "grad.nonfinite"}
     return Frame(frame.step, {k: v for k, v in frame.scalars.items() if k in ("loss", "lr")}, kept)
+
+
+def scaled(frame: Frame, *, by: float) -> Frame:
+    """The frame of the same training with its loss times `by`, and its learning rate so much smaller."""
+    scalars = {
+        name: value * (by if name in ("loss", "grad_norm") else 1 / by if name == "lr" else 1)
+        for name, value in frame.scalars.items()
+    }
+    vectors = {
+        name: Vector(vector.values * np.float32(by), vector.known) if name in _WITH_THE_LOSS else vector
+        for name, vector in frame.vectors.items()
+    }
+    return Frame(frame.step, scalars, vectors)
 
 
 def _note(verdict: Verdict, step: int, taken: tuple[str, str] | None) -> None:

@@ -33,15 +33,15 @@ def cost(results: Mapping[str, Any]) -> str:
 
 
 def arena(results: Mapping[str, Any]) -> str:
-    """The table of `tests/arena`: the default pack by halves of the families, and the baselines over all."""
+    """The table of `tests/arena`: the default pack by kinds of families, and the baselines over all."""
     rows = [
         [
-            f"stepguard, {half} families",
+            f"stepguard, {kind} families",
             _share(found["stopped"]),
             _share(found["false_stops"]),
             f"{found['budget']:.0%}",
         ]
-        for half, found in results["pack"].items()
+        for kind, found in results["pack"].items()
     ]
     for name, found in results["baselines"].items():
         budget = f"{found['budget']:.0%}" if "budget" in found else ""
