@@ -22,20 +22,23 @@ from stepguard.signals import SIGNALS, Frame, Layer, Vector
 TYPES = ("Conv2d", "BatchNorm2d", "ReLU")
 LATER = 10
 """From one frame with all signals to the next, as `every="auto"` has it."""
+YOUNG = 200
+"""Steps at which a run has all signals at every step."""
 
 
 def frames(layers: int, steps: range) -> Iterator[Frame]:
-    """All signals at each `LATER`th step; the loss, the learning rate and a clean screen at the others."""
+    """All signals while young and at each `LATER`th step; loss, learning rate, a clean screen at others."""
     random = np.random.default_rng(0)
     names = [signal.name for signal in SIGNALS.values() if signal.per == "layer"]
     typical = random.uniform(0.2, 0.6, (len(names), layers)).astype(np.float32)
     typical[[name.endswith("nonfinite") for name in names]] = 0
+    typical[names.index("update.ratio")] *= 1e-2
     known = np.ones(layers, np.bool_)
     clean = Vector(np.zeros(layers, np.float32), known)
     for step in steps:
         frame = Frame(step, {"loss": float(2 + 1 / (1 + step / 1000) + random.normal(0, 0.05)), "lr": 0.1})
         frame.vectors["grad.nonfinite"] = clean
-        if step % LATER == 0:
+        if step < YOUNG or step % LATER == 0:
             rows = typical * random.uniform(0.95, 1.05, typical.shape).astype(np.float32)
             frame.vectors = {name: Vector(row, known) for name, row in zip(names, rows, strict=True)}
             frame.scalars["grad_norm"] = float(random.uniform(0.9, 1.1))

@@ -124,9 +124,10 @@ class Series:
         self._push_bounds(step, value)
 
     def _push_layers(self, step: int, value: Value) -> None:
-        row = self._history.push(self.key, step, values.readings(value))
-        if row is not None:
-            self._push_bounds(step, row)
+        row = values.readings(value)
+        kept = None if row is None else self._history.push(self.key, step, row)
+        if kept is not None:
+            self._push_bounds(step, kept)
 
     def renew(self) -> None:
         """Go on from the history as it is now."""

@@ -28,6 +28,7 @@ from stepguard.rules.operators import (
     ON_RUN,
     comparison_with,
     operation,
+    unchanged,
     window_of_layers,
     window_of_run,
 )
@@ -161,7 +162,7 @@ class Circuit:
                 run = function.run if node.kind.vector else function.run_of_run
                 return lambda: run(argument.get())
             case OverLayers():
-                return lambda: function.run(argument.get(), mask)
+                return unchanged(lambda value: function.run(value, mask), argument.get)
             case Pick():
                 return pick(function, node.argument, mask, argument.get, lambda: self.frame.vectors)
             case FirstSteps():

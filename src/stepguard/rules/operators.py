@@ -5,20 +5,16 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from stepguard.rules import values
 from stepguard.rules.values import Array, Scalar, Value
 
-_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
-    "+": np.add,
-    "-": np.subtract,
-    "*": np.multiply,
-    "/": np.true_divide,
-    "**": np.power,
-}
+In = TypeVar("In")
+Out = TypeVar("Out")
+
 COMPARISONS: Mapping[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -31,7 +27,7 @@ COMPARISONS: Mapping[str, Callable[[Any, Any], Any]] = {
 
 
 class Operators(NamedTuple):
-    """How operators work on one kind of value; each takes the values, those with two a ufunc first."""
+    """How operators work on one kind of value; those with two values take what does it first."""
 
     unary: Mapping[str, Callable[[Any], Any]]
     logic: Mapping[str, Callable[[Any, Any], Any]]
@@ -39,6 +35,8 @@ class Operators(NamedTuple):
     compare_with: Callable[[Callable[[Any, Any], Any], Any, float], Any]
     """The same, with a number that is written down."""
     arithmetic: Callable[[Callable[[Any, Any], Any], Any, Any], Any]
+    functions: Mapping[str, Callable[[Any, Any], Any]]
+    """What does the arithmetic by IEEE rules, by operator."""
 
 
 ON_LAYERS = Operators(
@@ -47,6 +45,7 @@ ON_LAYERS = Operators(
     values.compare,
     values.compare_with,
     values.arithmetic,
+    {"+": np.add, "-": np.subtract, "*": np.multiply, "/": np.true_divide, "**": np.power},
 )
 """On values per layer."""
 ON_RUN = Operators(
@@ -55,19 +54,34 @@ ON_RUN = Operators(
     values.compare_of_run,
     values.compare_with_of_run,
     values.arithmetic_of_run,
+    {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": values.quotient, "**": np.power},
 )
 """On numbers and truths of the run."""
+
+
+def unchanged(function: Callable[[In], Out], argument: Callable[[], In]) -> Callable[[], Out]:
+    """Apply a function to what changes from time to time; while it is the same object, so is the result."""
+    last, result = object(), None
+
+    def applied() -> Any:
+        nonlocal last, result
+        value = argument()
+        if value is not last:
+            result = function(value)
+            last = value
+        return result
+
+    return applied
 
 
 def window_of_layers(compute: Callable[[], Array], *, truth: bool) -> Callable[[], Value]:
     """Make a value per layer of what a window gives: NaN is unknown, and 1.0 true."""
 
-    def value() -> Value:
-        data = compute()
+    def value(data: Array) -> Value:
         known = ~np.isnan(data)
         return Value((data == 1) & known if truth else data, known)
 
-    return value
+    return unchanged(value, compute)
 
 
 def window_of_run(compute: Callable[[], Array], *, truth: bool) -> Callable[[], Scalar]:
@@ -94,8 +108,8 @@ def operation(name: str, parts: Sequence[Callable[[], Any]], operators: Operator
     if name in COMPARISONS:
         compare, comparison = operators.compare, COMPARISONS[name]
         return lambda: compare(comparison, left(), right())
-    arithmetic, ufunc = operators.arithmetic, _ARITHMETIC[name]
-    return lambda: arithmetic(ufunc, left(), right())
+    arithmetic, function = operators.arithmetic, operators.functions[name]
+    return lambda: arithmetic(function, left(), right())
 
 
 def comparison_with(

@@ -8,6 +8,7 @@ import numpy as np
 
 from stepguard.rules import values
 from stepguard.rules.functions import Pick
+from stepguard.rules.operators import unchanged
 from stepguard.rules.tree import Node, Read
 from stepguard.rules.values import Mask, Scalar, Value
 from stepguard.signals import Vector
@@ -35,10 +36,7 @@ def pick(
         vectors: gives the signals of the step.
     """
 
-    def picked() -> Scalar:
-        value = argument()
-        return values.pick(value, function.index(value, mask))
-
+    picked = unchanged(lambda value: values.pick(value, function.index(value, mask)), argument)
     if not isinstance(node, Read) or function.name not in _ENDS:
         return picked
     name = node.text

@@ -27,6 +27,8 @@ _NEEDS_NOW = frozenset({"delta", "growth", "zscore", "crash", "spike"})
 _FAR = frozenset({"<", "<=", ">", ">="})
 _AT_MOST = frozenset({"median", "min", "max"})
 """Functions over steps whose result is at most the largest of the last n readings."""
+_LAYERS = 10
+"""Times as long as a window of the run takes one of all layers."""
 _ABOVE = {">": lambda bound: bound >= 0, ">=": lambda bound: bound > 0}
 
 
@@ -202,6 +204,14 @@ def _cost(node: Node) -> tuple[bool, int]:
     """Orders the parts of logic: those of the run first, and of these what takes little."""
     if _all_below(node) is not None:
         return False, 0  # its bound tells
-    parts = list(walk(node))
-    calls = sum(isinstance(part, Call) for part in parts)
-    return node.kind.vector, calls + sum(isinstance(part, Read) and part.kind.vector for part in parts)
+    return node.kind.vector, sum(map(_work, walk(node)))
+
+
+def _work(node: Node) -> int:
+    match node:
+        case Call(function=name) if isinstance(FUNCTIONS[name], OverSteps | Detector):
+            return _LAYERS if node.kind.vector else 1
+        case Call() | Read():
+            return int(isinstance(node, Call) or node.kind.vector)
+        case _:
+            return 0

@@ -108,11 +108,15 @@ def fold(operation: Callable[[Any, Any], Any], values: Sequence[Any]) -> Any:
     return result
 
 
-def readings(value: Value) -> Array:
-    """Turn a value into what a window keeps: NaN where nothing was known, truths as 1.0 and 0.0."""
-    if np.count_nonzero(value.known) == value.known.size and value.data.dtype == np.float64:
+def readings(value: Value) -> Array | None:
+    """Turn a value into what a window keeps: NaN where nothing was known, truths as 1.0 and 0.0.
+
+    None where nothing is known at all.
+    """
+    known = np.count_nonzero(value.known)
+    if known == value.known.size and value.data.dtype == np.float64:
         return value.data
-    return np.where(value.known, value.data, np.nan)
+    return np.where(value.known, value.data, np.nan) if known else None
 
 
 # The same for one of the run.
@@ -128,6 +132,11 @@ def compare_of_run(operation: Callable[[Any, Any], Any], left: Scalar, right: Sc
 def compare_with_of_run(operation: Callable[[Any, Any], Any], left: Scalar, number: float) -> Scalar:
     """Compare a number with one that is written down and is not NaN."""
     return None if left is None or math.isnan(left) else operation(left, number)
+
+
+def quotient(left: float, right: float) -> float:
+    """Divide two numbers by IEEE rules."""
+    return left / right if right else float(np.true_divide(left, right))
 
 
 def arithmetic_of_run(operation: Callable[[Any, Any], Any], left: Scalar, right: Scalar) -> Scalar:
