@@ -50,6 +50,7 @@ STOPPED = End("signal", 7, "SIGTERM")
             "out of memory: OutOfMemoryError: CUDA out of memory. Tried",
         ),
         (Left(1, End("error", 7, "KeyError: 'x'"), 7), "crash", 1, "KeyError: 'x'"),
+        (Left(-6, End("error", 7, "KeyError: 'x'"), 7, hung=3.0), "crash", 1, "KeyError: 'x'"),
         (Left(-11, End("error", 7, "KeyError: 'x'"), 7), "crash", 139, "segmentation fault (SIGSEGV)"),
     ],
 )

@@ -15,7 +15,10 @@ from stepguard.report.recorded import happenings
 from stepguard.report.replay import replay
 from stepguard.series.runfile import RunFile
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+    pytest.mark.timeout(300),  # all scenarios run before the first test
+]
 
 
 @pytest.fixture(scope="module")

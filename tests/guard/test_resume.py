@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -89,7 +90,15 @@ def test_it_ends_as_one_that_was_never_broken_off_and_its_alerts_are_the_same(be
         again = replay(run, record)
         assert repr(again.changes) == repr(live.changes)
         fired = [(change.step, change.rule) for change in live.changes]
+        resumed = list(run.frames(1))
     with RunFile(next((tmp_path / "whole").glob("*.sqlite"))) as run:
+        frames = list(run.frames(1))
+        assert len(frames) == len(resumed)
+        for frame, other in zip(frames, resumed, strict=True):
+            assert frame.vectors.keys() == other.vectors.keys()
+            for name, vector in frame.vectors.items():
+                np.testing.assert_array_equal(other.vectors[name].values, vector.values, name)
+                np.testing.assert_array_equal(other.vectors[name].known, vector.known, name)
         assert [(change.step, change.rule) for change in replay(run, run.attempts()[0]).changes] == fired
 
 

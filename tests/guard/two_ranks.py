@@ -254,7 +254,7 @@ def fork(work: Callable[[], None]) -> int:
     if child:
         return child
     try:
-        signal.alarm(60)
+        signal.alarm(200)  # a rank that waits for ever ends all the same
         work()
     except BaseException:
         traceback.print_exc()

@@ -21,8 +21,7 @@ def test_what_happened_is_told_by_step():
     )
     assert told("completed", *events, alerts=alerts, loss=0.5) == [
         "attempt 1 began with your settings",
-        "  step 10: went on from the snapshot of step 10: it had been broken off after step 15:"
-        " killed (SIGKILL)",
+        "  step 10: went on from the snapshot of step 10; before, at step 15 or soon after: killed (SIGKILL)",
         "  step 20: boom fired at conv1",
         "  step 40: boom stayed clear: cured",
         "  after 100 steps, loss 0.5: completed",

@@ -7,7 +7,8 @@ from each device that holds layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,8 @@ class Collector:
         self._on_fault = on_fault
         self._of_optimizer = [p for group in optimizer.param_groups for p in group["params"]]
         self._banks: list[ParameterBank] = []
+        self._kept: list[Any] = []
+        """Samples of the weights that were loaded, until the banks are made."""
         self._members = Membership([])
         self._settled = False
         self.layers: tuple[Layer, ...] = ()
@@ -87,6 +90,22 @@ class Collector:
         self._settle()
         for bank in self._banks:
             bank.remember(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The samples of the weights before the last step, from which its update is measured."""
+        return {"weights": [bank.kept() for bank in self._banks]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Measure the update of the step that was the last when `state_dict` was taken."""
+        self._kept = list(state["weights"])
+        if self._settled:
+            self._take_up()
+
+    def _take_up(self) -> None:
+        for bank, kept in zip(self._banks, self._kept, strict=False):
+            if kept is not None:
+                bank.keep(*kept)
+        self._kept.clear()
 
     def frame(self, step: int, loss: Tensor | None, *, sampled: bool) -> Frame:
         """Make the frame of this step, before its update.
@@ -150,6 +169,7 @@ class Collector:
             if parameter in members
         ]
         self._members = Membership(pairs)
+        self._take_up()
 
     def _with_loss(self, frame: Frame, loss: Tensor | None) -> Transfer:
         transfer = Transfer()

@@ -179,6 +179,17 @@ class ParameterBank:
         self._updated = self._sampled_at == step - 1
         self._sampled_at = step
 
+    def kept(self) -> tuple[int, NDArray[np.floating]] | None:
+        """The step before which the weights were sampled last, and the sample; None if they never were."""
+        sample = self._now.buffer.to("cpu", copy=True).numpy()
+        return None if self._sampled_at is None else (self._sampled_at, sample)
+
+    def keep(self, step: int, sample: NDArray[np.floating]) -> None:
+        """Take up the sample that `kept` gave of a bank of the same parameters; others are left alone."""
+        if len(sample) == len(self._now.buffer):
+            self._now.buffer.copy_(torch.from_numpy(sample))
+            self._sampled_at = step
+
     def parts(self) -> list[Tensor]:
         """Flat tensors that `numbers` needs on the host; `remember` must have come before."""
         found = [(i, _dense(g)) for i, p in enumerate(self.parameters) if (g := p.grad) is not None]

@@ -151,13 +151,21 @@ class Observer:
         if self._recovery is None:
             return dict(self._restored or {"step": self._step})
         layers, recovery = _plain(self._recovery.engine.layers), self._recovery.state_dict()
-        return {"step": self._step, "sampled": self._sampled, "layers": layers, "recovery": recovery}
+        return {
+            "step": self._step,
+            "sampled": self._sampled,
+            "layers": layers,
+            "recovery": recovery,
+            "collector": self._collector.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, of a model with the same layers."""
         self._step = int(state["step"])
         self._sampled = self._collector.active = bool(state.get("sampled", True))
         self._restored = state if "recovery" in state else None
+        if "collector" in state:
+            self._collector.load_state_dict(state["collector"])
         if self._recovery is not None and self._restored is not None:
             self._restore(self._recovery, self._restored)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from stepguard.recover.handover import End
@@ -71,6 +71,9 @@ def judge(left: Left) -> Ending:
 
 def _unasked(left: Left) -> Ending:
     code = left.code if left.code >= 0 else 128 - left.code
+    failed = left.end is not None and left.end.kind == "error"
+    if left.hung is not None and failed:  # the error came first; on its way out the process hung
+        return Ending("crash", 1, left.step, _crash(replace(left, code=1), 1))
     if left.hung is not None:
         return Ending("hang", code, left.step, HUNG)
     if code == 0:

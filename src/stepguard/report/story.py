@@ -85,8 +85,8 @@ def _resumed(event: Event) -> str:
     """Where the attempt went on, and what had ended it."""
     ended, reached = event.data.get("ended"), event.data.get("reached")
     why = ending(str(ended)) if ended else "killed"
-    at = "" if reached is None else f" after step {reached:,}"
-    return f"went on from the snapshot of step {event.data['step']:,}: it had been broken off{at}: {why}"
+    at = "" if reached is None else f", at step {reached:,} or soon after"
+    return f"went on from the snapshot of step {event.data['step']:,}; before{at}: {why}"
 
 
 def _where(layers: Sequence[str]) -> str:
