@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +17,8 @@ from stepguard.report.palette import SEVERITY
 from stepguard.rules.rule import Rule
 
 FINE = 0
+_ROOMY = 140
+"""Columns of a terminal that is wide enough for the conditions."""
 _WIDEST = 60
 """Characters of a condition; `stepguard explain` tells the rest."""
 
@@ -27,22 +31,29 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table; RuleFileError with the faults of the files."""
-    table = Table("pack", "rule", "severity", "action", "condition", "measured")
+    console = Console()
+    table = Table("rule", "severity", "action", box=SIMPLE_HEAD)
+    if console.width >= _ROOMY:
+        table.add_column("measured")
+        table.add_column("condition")
+    for column in table.columns:  # a name cut short can be given to no command
+        column.no_wrap = column.header in ("rule", "severity", "condition")
     before = None
     for each in of_files(args.files) if args.files else shipped():
         source = each.pack or each.rule.place.file
-        if before not in (None, source):
+        if source != before:
             table.add_section()
-        table.add_row("" if source == before else source, each.rule.name, *_cells(each.rule))
+            table.add_row(Text(source, style="bold"))
+        table.add_row(Padding(each.rule.name, (0, 0, 0, 2)), *_cells(each.rule)[: len(table.columns) - 1])
         before = source
-    Console().print(table)
+    console.print(table)
     return FINE
 
 
-def _cells(rule: Rule) -> tuple[Text, str, Text, str]:
+def _cells(rule: Rule) -> tuple[Text, str, str, Text]:
     kinds = [
         action.kind if action.times is None else f"{action.kind} x{action.times}" for action in rule.ladder
     ]
     condition = Text(" ".join(rule.condition.text.split()))
     condition.truncate(_WIDEST, overflow="ellipsis")
-    return Text(rule.severity, style=SEVERITY[rule.severity]), ", ".join(kinds), condition, measured(rule)
+    return Text(rule.severity, style=SEVERITY[rule.severity]), ", ".join(kinds), measured(rule), condition

@@ -46,7 +46,8 @@ class Readings:
         newest = list(islice(reversed(self._kept), KEPT))[::-1]
         found = [(step, *_at(reading, layer)) for step, reading in newest]
         steps = tuple(step for step, _, known in found if known)
-        values = np.array([value for _, value, known in found if known], np.float32)
+        with np.errstate(over="ignore"):
+            values = np.array([value for _, value, known in found if known], np.float32)
         return steps, tuple(np.where(np.isfinite(values), values, np.nan).tolist())
 
     def rewind(self, step: int) -> None:
