@@ -8,15 +8,16 @@ from math import ceil, floor, log10
 from typing import NamedTuple
 
 Point = tuple[float, float]
-WIDTH, HEIGHT = 360, 300
+WIDTH, HEIGHT = 400, 310
 """Pixels of a panel."""
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 40, 44
+LEFT, RIGHT, TOP, BOTTOM = 58, 30, 40, 44
 """Margins of its axes."""
 COLUMNS = 2
 HEAD = 40
 COLOURS = ("#2a6fbb", "#d1495b", "#3a8f5c", "#8a5bb5", "#c98a1b", "#4b9fb5", "#7a6a58")
 FONT = "font-family='system-ui, sans-serif'"
 QUIET = "#667"
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Panel(NamedTuple):
@@ -59,6 +60,8 @@ def _panel(panel: Panel) -> Iterator[str]:
     points = [point for line in panel.lines.values() for point in line]
     across = _axis([x for x, _ in points], LEFT, WIDTH - RIGHT)
     up = _axis([y for _, y in points], HEIGHT - BOTTOM, TOP)
+    if len(panel.lines) > 1:
+        up = up._replace(high=up.high + 1)  # room for their names
     yield from _grid(across, up)
     yield _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, panel.across, anchor="middle")
     yield _text(LEFT, TOP - 12, "ms a step")
@@ -85,7 +88,7 @@ def _grid(across: _Axis, up: _Axis) -> Iterator[str]:
 
 
 def _power(power: int) -> str:
-    return f"{10**power:,}" if 0 <= power <= 4 else f"{10.0**power:g}"
+    return f"{10.0**power:,g}" if -4 <= power <= 4 else "10" + str(power).translate(_RAISED)
 
 
 def _line(points: Sequence[Point], colour: str) -> Iterator[str]:

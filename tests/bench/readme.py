@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scale import by_function, slope
+from scale import by_function, slopes
 from scipy.stats import binomtest
 
 README = Path(__file__).parents[2] / "README.md"
@@ -46,7 +46,7 @@ def scale(results: Mapping[str, Any]) -> str:
     series = {what: results[part] for part, what in GROWS.items()}
     series |= {f"window: {name}": rows for name, rows in by_function(results["windows"]).items()}
     grows = [
-        [what, "; ".join(f"{row['n']:,}: {_ms(row['ms'])}" for row in rows), f"{slope(rows):.2f}"]
+        [what, "; ".join(f"{row['n']:,}: {_ms(row['ms'])}" for row in rows), slopes(rows)]
         for what, rows in series.items()
     ]
     memory = [

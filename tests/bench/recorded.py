@@ -87,7 +87,7 @@ def long_run(
     layers: int, steps: int, marks: Sequence[int]
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
     """Record a run of so many steps; the cost of a step around each mark, and what the file takes."""
-    real = train(layers, min(REAL, steps // 20), 1)
+    real = train(layers, min(REAL, steps // 50), 1)
     others = [_unsampled(frame) for frame in real.frames]
     recovery = Recovery(Engine(load_rules("default"), real.layers), Attempt(), dry_run=True)
     with TemporaryDirectory() as folder:

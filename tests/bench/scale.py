@@ -4,7 +4,7 @@ Layers and parameters: milliseconds that a guarded step takes longer than a bare
 every step but snapshots; the two take turns, the median of nine is taken. Steps: what rules and run file take
 a step, so far into a run. Windows: what one rule takes at a step, by the length of its window. Memory: how
 much higher the peak of a process is with the guard, snapshots aside. Run file: bytes on disk. The slopes are
-those of a straight line through the logarithms: 1 is linear, 0 constant.
+those of a straight line through the logarithms, all of them and the last two: 1 is linear, 0 constant.
 
     python tests/bench/scale.py [--parts layers windows] [--json scale.json] [--svg scale.svg] [--size 0.01]
 
@@ -134,10 +134,16 @@ def _up_to(counts: Sequence[int], most: float) -> list[int]:
     return [count for count in counts if count <= max(most, counts[1])]
 
 
-def slope(rows: Sequence[Mapping[str, float]]) -> float:
-    """The exponent with which `ms` grows with `n`: of a straight line through the logarithms."""
-    n, ms = (np.array([row[key] for row in rows], float) for key in ("n", "ms"))
-    return float(np.polyfit(np.log(n), np.log(np.maximum(ms, 1e-6)), 1)[0])
+def slopes(rows: Sequence[Mapping[str, float]]) -> str:
+    """The exponent with which `ms` grows with `n`: of a line through all logarithms, and the last two.
+
+    The last two tell more where a constant part outweighs what grows at first.
+    """
+    n, ms = (np.log(np.maximum([row[key] for row in rows], 1e-6)) for key in ("n", "ms"))
+    through_all, at_end = (
+        float(np.polyfit(n[some], ms[some], 1)[0]) for some in (slice(None), slice(-2, None))
+    )
+    return f"{through_all:.2f}, at the end {at_end:.2f}"
 
 
 def by_function(rows: Rows) -> dict[str, Rows]:
@@ -163,7 +169,7 @@ PARTS: Mapping[str, Callable[[float], Any]] = {
     "steps": steps,
     "windows": windows,
     "memory": footprint.memory,
-    "run file": lambda size: recorded.bytes_of_a_layer(100, max(int(1000 * size), 50)),
+    "run file": lambda size: recorded.bytes_of_a_layer(100, max(int(1000 * size), 20)),
 }
 
 
@@ -193,7 +199,7 @@ def show(found: Mapping[str, Any]) -> Iterator[Table | str]:
 
 def _table(title: str, rows: Rows) -> Table:
     keys = [key for key in rows[0] if key not in ("n", "function")]
-    table = Table(title, *keys, title=f"{title}: slope {slope(rows):.2f}")
+    table = Table(title, *keys, title=f"{title}: slope {slopes(rows)}")
     for row in rows:
         table.add_row(f"{row['n']:,}", *(f"{row[key]:.4f}" for key in keys))
     return table
@@ -203,12 +209,12 @@ def panels(found: Mapping[str, Any]) -> Iterator[Panel]:
     """The pictures of what was found."""
     for part in ("layers", "parameters", "steps"):
         if part in found:
-            yield Panel(part, {f"slope {slope(found[part]):.2f}": [(r["n"], r["ms"]) for r in found[part]]})
+            yield Panel(part, {f"slope {slopes(found[part])}": [(r["n"], r["ms"]) for r in found[part]]})
     if "windows" in found:
         lines = by_function(found["windows"]).items()
         yield Panel(
-            "steps of a window",
-            {f"{name}, slope {slope(rows):.2f}": [(r["n"], r["ms"]) for r in rows] for name, rows in lines},
+            "steps of a window (slopes in the legend)",
+            {f"{name}: {slopes(rows)}": [(r["n"], r["ms"]) for r in rows] for name, rows in lines},
         )
 
 

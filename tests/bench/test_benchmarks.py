@@ -31,7 +31,7 @@ def table(name: str, results: Path) -> str:
 
 def test_cost_measures_pairs_and_makes_the_readme_table(tmp_path: Path) -> None:
     found = tmp_path / "cost.json"
-    few = ("--minutes", "0.1", "--threads", "1", "--workloads", "lecture", "--watchers")
+    few = ("--minutes", "0.02", "--threads", "1", "--workloads", "lecture", "--watchers")
     shown = run("cost.py", *few, "stepguard, every step", "naive .item()", "--json", found)
     results: dict[str, Any] = json.loads(found.read_text())
     watchers = results["workloads"]["lecture"]["watchers"]
