@@ -1,13 +1,17 @@
-"""Curves on logarithmic axes, side by side in one SVG."""
+"""Curves on logarithmic axes, side by side in one SVG, and how steep they are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from math import ceil, floor, log10
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 Point = tuple[float, float]
+Row = Mapping[str, Any]
+"""`n`, and the `ms` that it took."""
 WIDTH, HEIGHT = 400, 310
 """Pixels of a panel."""
 LEFT, RIGHT, TOP, BOTTOM = 58, 30, 40, 44
@@ -103,3 +107,23 @@ def _text(
 ) -> str:
     placed = f"x='{x:.1f}' y='{y:.1f}' font-size='{size}' text-anchor='{anchor}'"
     return f"<text {placed} fill='{colour}'>{escape(text)}</text>"
+
+
+def slopes(rows: Sequence[Row]) -> str:
+    """The exponent with which `ms` grows with `n`: of a line through all logarithms, and the last two.
+
+    The last two tell more where a constant part outweighs what grows at first.
+    """
+    n, ms = (np.log(np.maximum([row[key] for row in rows], 1e-6)) for key in ("n", "ms"))
+    through_all, at_end = (
+        float(np.polyfit(n[some], ms[some], 1)[0]) for some in (slice(None), slice(-2, None))
+    )
+    return f"{through_all:.2f}, at the end {at_end:.2f}"
+
+
+def by_function(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows of the windows, by function."""
+    return {
+        name: [row for row in rows if row["function"] == name]
+        for name in dict.fromkeys(row["function"] for row in rows)
+    }

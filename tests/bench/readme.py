@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scale import by_function, slopes
+from curves import by_function, slopes
 from scipy.stats import binomtest
 
 README = Path(__file__).parents[2] / "README.md"
@@ -43,7 +43,12 @@ def cost(results: Mapping[str, Any]) -> str:
 
 def scale(results: Mapping[str, Any]) -> str:
     """The tables of `scale.py`: what grows, memory, and the run file."""
-    series = {what: results[part] for part, what in GROWS.items()}
+    long_run = f"steps recorded, {results['long run']['layers']} layers: rules and run file alone"
+    series = {
+        "layers, all signals": results["layers"],
+        "parameters, all signals": results["parameters"],
+        long_run: results["steps"],
+    }
     series |= {f"window: {name}": rows for name, rows in by_function(results["windows"]).items()}
     grows = [
         [what, "; ".join(f"{row['n']:,}: {_ms(row['ms'])}" for row in rows), slopes(rows)]
@@ -118,11 +123,6 @@ def _ratio(found: Mapping[str, float] | None) -> str:
     return f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f}; {found['pairs']})"
 
 
-GROWS = {
-    "layers": "layers, all signals",
-    "parameters": "parameters, all signals",
-    "steps": 'steps recorded at `every="auto"`, 100 layers: rules and run file alone',
-}
 TABLES: Mapping[str, Callable[[Any], str]] = {"cost": cost, "scale": scale, "arena": arena, "rescue": rescue}
 
 

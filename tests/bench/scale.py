@@ -25,7 +25,7 @@ from typing import Any
 import footprint
 import numpy as np
 import recorded
-from curves import Panel, draw
+from curves import Panel, Row, by_function, draw, slopes
 from rich.console import Console
 from rich.table import Table
 from turns import runners
@@ -126,29 +126,21 @@ def _random_frames(steps: int) -> Iterator[Frame]:
 def steps(size: float) -> tuple[Rows, dict[str, Any]]:
     """By recorded steps, of 100 layers, with what the file takes in the end."""
     marks = _up_to((100, 1000, 10_000, 100_000, 1_000_000), 1e6 * size)
-    return recorded.long_run(100, marks[-1], marks)
+    return recorded.long_run(_recorded_layers(size), marks[-1], marks)
+
+
+def run_file(size: float) -> dict[str, Any]:
+    """What a layer takes at a step with all signals."""
+    return recorded.bytes_of_a_layer(_recorded_layers(size), max(int(1000 * size), 20))
+
+
+def _recorded_layers(size: float) -> int:
+    return max(10, min(100, round(1e4 * size)))
 
 
 def _up_to(counts: Sequence[int], most: float) -> list[int]:
     """Those counts that are small enough, two at least."""
     return [count for count in counts if count <= max(most, counts[1])]
-
-
-def slopes(rows: Sequence[Mapping[str, float]]) -> str:
-    """The exponent with which `ms` grows with `n`: of a line through all logarithms, and the last two.
-
-    The last two tell more where a constant part outweighs what grows at first.
-    """
-    n, ms = (np.log(np.maximum([row[key] for row in rows], 1e-6)) for key in ("n", "ms"))
-    through_all, at_end = (
-        float(np.polyfit(n[some], ms[some], 1)[0]) for some in (slice(None), slice(-2, None))
-    )
-    return f"{through_all:.2f}, at the end {at_end:.2f}"
-
-
-def by_function(rows: Rows) -> dict[str, Rows]:
-    """Rows of the windows, by function."""
-    return {name: [row for row in rows if row["function"] == name] for name in RULES}
 
 
 def measure(parts: Sequence[str], size: float, say: Callable[[str], None]) -> dict[str, Any]:
@@ -169,7 +161,7 @@ PARTS: Mapping[str, Callable[[float], Any]] = {
     "steps": steps,
     "windows": windows,
     "memory": footprint.memory,
-    "run file": lambda size: recorded.bytes_of_a_layer(100, max(int(1000 * size), 20)),
+    "run file": run_file,
 }
 
 
@@ -197,7 +189,7 @@ def show(found: Mapping[str, Any]) -> Iterator[Table | str]:
             )
 
 
-def _table(title: str, rows: Rows) -> Table:
+def _table(title: str, rows: Sequence[Row]) -> Table:
     keys = [key for key in rows[0] if key not in ("n", "function")]
     table = Table(title, *keys, title=f"{title}: slope {slopes(rows)}")
     for row in rows:
