@@ -1,77 +1,134 @@
 """What watching costs: the time of a step watched over that of the same step bare.
 
-All watchers of a workload run in one process, block by block in turn, so that whatever else the machine does
-meets all alike; a ratio is that of two neighbouring blocks of ten steps. Printed are the median over all
-pairs and the middle half of them.
+On each workload every watcher has a process of its own, and they take turns of about a quarter of a second,
+or as many steps as the watcher's cycle has; bare begins each round. A pair is one turn over the mean of the
+bare turns before and after it. Each workload gets an equal share of the time that is left. A watcher that has
+used up its part of it sits out, but not before it has three pairs; for those a workload may take half as long
+again.
 
-    python tests/bench/cost.py [--seconds 60] [--workloads lecture mlp] [--json cost.json]
+    python tests/bench/cost.py [--minutes 9] [--workloads lecture mlp] [--json cost.json]
+
+What is installed of torchmortem, wandb and lightning is measured as well (the extra `peers`).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
+import math
+import platform
 import time
-from contextlib import ExitStack
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
-from watchers import Take, available
-from workloads import WORKLOADS, Training
+from turns import Runner, RunnerFailed, runners
+from watchers import Watcher, available
+from workloads import WORKLOADS
 
-BLOCK = 10
-WARM_UP = 2
-
-
-def measure(name: str, seconds: float) -> dict[str, Any]:
-    """Time all watchers on one workload for about so many seconds."""
-    with ExitStack() as stack:
-        runners: dict[str, tuple[Training, Take | None]] = {}
-        for watcher, attach in available().items():
-            torch.manual_seed(0)
-            training = WORKLOADS[name]()
-            runners[watcher] = training, stack.enter_context(attach(training))
-        times: dict[str, list[float]] = {watcher: [] for watcher in runners}
-        deadline = time.perf_counter() + seconds
-        while time.perf_counter() < deadline or len(times["bare"]) < WARM_UP + 3:
-            for watcher, (training, take) in runners.items():
-                started = time.perf_counter()
-                for _ in range(BLOCK):
-                    training.step(take)
-                times[watcher].append((time.perf_counter() - started) / BLOCK)
-    return _digest({watcher: np.array(blocks[WARM_UP:]) for watcher, blocks in times.items()})
+LEAST = 3
+"""Pairs of every watcher."""
+GRACE = 1.5
+"""How far a workload may exceed its time for them, as a factor."""
+TURN = 0.25
+"""Seconds of a turn: as long as the guard gathers what it writes."""
 
 
-def _digest(times: dict[str, np.ndarray]) -> dict[str, Any]:
-    ratios = {watcher: blocks / times["bare"] for watcher, blocks in times.items() if watcher != "bare"}
+class Times:
+    """Seconds a step, by watcher and round."""
+
+    def __init__(self, runners: Mapping[str, Runner], watchers: Mapping[str, Watcher]) -> None:
+        self._runners, self._watchers = dict(runners), watchers
+        self.found: dict[str, dict[int, float]] = {name: {} for name in runners}
+
+    def round(self, part: float, end: float) -> None:
+        """Give a turn to all who have not used up their part of the time, in seconds.
+
+        After `end` to bare alone, which closes the pairs of the round before.
+        """
+        number = len(self.found["bare"])
+        self._turn("bare", number)
+        for name in [name for name in self._runners if name != "bare"]:
+            wanting = len(self.found[name]) < LEAST or self._runners[name].spent < part
+            if wanting and time.perf_counter() < end:
+                self._turn(name, number)
+
+    def _turn(self, name: str, number: int) -> None:
+        runner, found = self._runners[name], self.found[name]
+        cycle = self._watchers[name].cycle
+        cycles = max(1, round(TURN / (min(found.values()) * cycle))) if found else 1
+        try:
+            found[number] = runner.turn(cycles * cycle)
+        except RunnerFailed as fault:
+            print(f"{name} has ended: {fault}")
+            del self._runners[name]
+
+    @property
+    def enough(self) -> bool:
+        """Whether every watcher has its pairs."""
+        return all(len(self.found[name]) >= LEAST for name in self._runners)
+
+    def digest(self) -> dict[str, Any]:
+        """Milliseconds of a bare step, and of each watcher the ratios of its pairs."""
+        bare = self.found.pop("bare")
+        ratios = {
+            name: [2 * seconds / (bare[i] + bare[i + 1]) for i, seconds in found.items() if i + 1 in bare]
+            for name, found in self.found.items()
+        }
+        return {
+            "step_ms": 1e3 * float(np.median(list(bare.values()))),
+            "watchers": {name: _spread(found) for name, found in ratios.items() if found},
+        }
+
+
+def _spread(ratios: list[float]) -> dict[str, Any]:
+    low, median, high = np.quantile(ratios, (0.1, 0.5, 0.9)).tolist()
+    return {"median": median, "low": low, "high": high, "pairs": len(ratios), "ratios": ratios}
+
+
+def measure(workload: str, watchers: dict[str, Watcher], seconds: float, threads: int) -> dict[str, Any]:
+    """Time all watchers on one workload, setting up included."""
+    began = time.perf_counter()
+    deadline, end = began + seconds, began + GRACE * seconds
+    with runners(WORKLOADS[workload], watchers, threads) as running:
+        times = Times(running, watchers)
+        part = (deadline - time.perf_counter()) / len(running)
+        times.round(part, math.inf)
+        while time.perf_counter() < (deadline if times.enough else end):
+            times.round(part, end)
+        times.round(part, -math.inf)
+    return times.digest()
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Where it was measured, and with which versions."""
+    packages = ("torch", *(watcher.package for watcher in available().values() if watcher.package))
     return {
-        "step_ms": float(np.median(times["bare"]) * 1e3),
-        "pairs": len(times["bare"]),
-        "ratios": {
-            watcher: dict(
-                zip(("low", "median", "high"), np.quantile(found, (0.25, 0.5, 0.75)).tolist(), strict=True)
-            )
-            for watcher, found in ratios.items()
-        },
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+        "threads": threads,
+        "packages": {package: importlib.metadata.version(package) for package in packages},
     }
 
 
-def show(results: dict[str, Any]) -> Table:
+def show(results: Mapping[str, Any]) -> Table:
     """The table of a run: a row a watcher, a column a workload."""
-    heads = [f"{name}\n{found['step_ms']:.0f} ms, {found['pairs']} pairs" for name, found in results.items()]
-    table = Table("watcher", *heads, title="step time watched / bare: median (middle half)")
-    for watcher in dict.fromkeys(w for found in results.values() for w in found["ratios"]):
-        cells = [found["ratios"].get(watcher) for found in results.values()]
-        table.add_row(
-            watcher,
-            *("" if c is None else f"{c['median']:.3f} ({c['low']:.2f}..{c['high']:.2f})" for c in cells),
-        )
+    found = results["workloads"]
+    heads = [f"{name}\n{each['step_ms']:.1f} ms" for name, each in found.items()]
+    table = Table("watcher", *heads, title="step time watched / bare: median (10 % to 90 %) pairs")
+    for watcher in dict.fromkeys(name for each in found.values() for name in each["watchers"]):
+        table.add_row(watcher, *(_cell(each["watchers"].get(watcher)) for each in found.values()))
     return table
+
+
+def _cell(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    return f"{found['median']:.3f} ({found['low']:.2f}..{found['high']:.2f}) {found['pairs']}"
 
 
 def main() -> None:
@@ -79,18 +136,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=60, help="for each workload (default: 60)")
+    parser.add_argument("--minutes", type=float, default=9, help="for all workloads together (default: 9)")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--watchers", nargs="+", choices=available(), default=list(available()))
+    parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
     parser.add_argument("--json", type=Path, help="write the figures there")
     args = parser.parse_args()
-    torch.set_num_threads(2)
-    console = Console(stderr=True)
+    watchers = {name: available()[name] for name in dict.fromkeys(("bare", *args.watchers))}
+    deadline, console = time.perf_counter() + 60 * args.minutes, Console(stderr=True)
+    found: dict[str, Any] = {}
+    # The slow ones, which are the last, come first: should one need more than its share, the others give it.
+    for left, name in reversed(list(enumerate(args.workloads, 1))):
+        console.print(f"{name} ...")
+        found[name] = measure(name, watchers, (deadline - time.perf_counter()) / left, args.threads)
     results = {
-        name: measure(name, args.seconds) for name in track(args.workloads, "measuring", console=console)
+        "machine": machine(args.threads),
+        "workloads": {name: found[name] for name in args.workloads},
     }
-    Console(width=160).print(show(results))
+    Console(width=40 + 26 * len(found)).print(show(results))
     if args.json is not None:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

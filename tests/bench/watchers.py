@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from rich.console import Console
@@ -15,32 +15,56 @@ from torch import Tensor, nn
 from workloads import Training
 
 import stepguard
+from stepguard.collect.cadence import LATER, YOUNG
 
 Take = Callable[[Tensor], object]
-Watcher = Callable[[Training], Any]
+
+
+class Watcher(NamedTuple):
+    """A way to watch a training."""
+
+    attach: Callable[[Training], AbstractContextManager[Take | None]]
+    """Watches a training as long as the context lasts."""
+    cycle: int = 1
+    """Steps after which what it does begins anew; only whole cycles can be compared."""
+    package: str | None = None
+    """What must be installed for it."""
 
 
 @contextmanager
-def bare(training: Training) -> Iterator[None]:
+def bare(training: Training) -> Generator[None]:
     """Nobody watches."""
     yield None
 
 
-def guarded(every: int | str) -> Watcher:
-    """stepguard as a user has it: default rules, run file on disk, plain lines into a log."""
+def guarded(every: int | Literal["auto"]) -> Watcher:
+    """stepguard as a user has it: default rules, run file on disk, plain lines into a log.
+
+    "auto" is past its youth, in which each step is measured.
+    """
 
     @contextmanager
-    def attach(training: Training) -> Iterator[Take]:
+    def attach(training: Training) -> Generator[Take]:
         with TemporaryDirectory() as folder:
-            options: dict[str, Any] = {"run": folder, "every": every, "console": Console(file=io.StringIO())}
-            with stepguard.watch(training.model, training.optimizer, dry_run=True, **options) as guard:
+            guard = stepguard.watch(
+                training.model,
+                training.optimizer,
+                run=folder,
+                every=every,
+                console=Console(file=io.StringIO()),
+                dry_run=True,
+                on_error="raise",
+            )
+            if every == "auto":
+                guard.load_state_dict({"step": YOUNG})
+            with guard:
                 yield guard.step
 
-    return attach
+    return Watcher(attach, LATER if every == "auto" else every)
 
 
 @contextmanager
-def lecture_hooks(training: Training) -> Iterator[None]:
+def lecture_hooks(training: Training) -> Generator[None]:
     """The lecture's own: mean, std and histogram of every output, copied to the host, at every step."""
     stats: list[list[Any]] = []
 
@@ -54,7 +78,7 @@ def lecture_hooks(training: Training) -> Iterator[None]:
 
 
 @contextmanager
-def naive(training: Training) -> Iterator[None]:
+def naive(training: Training) -> Generator[None]:
     """A first sketch: `.item()` for four numbers of every output, gradient and weight, at every step."""
     seen: list[float] = []
 
@@ -79,7 +103,7 @@ def naive(training: Training) -> Iterator[None]:
 
 
 @contextmanager
-def _hooked(training: Training, hook: Callable[..., None]) -> Iterator[None]:
+def _hooked(training: Training, hook: Callable[..., None]) -> Generator[None]:
     leaves = [m for m in training.model.modules() if not list(m.children()) and not isinstance(m, nn.Flatten)]
     handles = [leaf.register_forward_hook(hook) for leaf in leaves]
     yield
@@ -88,7 +112,7 @@ def _hooked(training: Training, hook: Callable[..., None]) -> Iterator[None]:
 
 
 @contextmanager
-def wandb_watch(training: Training) -> Iterator[Take]:
+def wandb_watch(training: Training) -> Generator[Take]:
     """`wandb.watch` of gradients and parameters at every step, offline."""
     import wandb  # noqa: PLC0415
 
@@ -105,7 +129,7 @@ def wandb_watch(training: Training) -> Iterator[Take]:
 
 
 @contextmanager
-def lightning_spikes(training: Training) -> Iterator[Take]:
+def lightning_spikes(training: Training) -> Generator[Take]:
     """Lightning's SpikeDetection, which looks at the loss alone."""
     from lightning.fabric import Fabric  # noqa: PLC0415
     from lightning.fabric.utilities.spike import SpikeDetection  # noqa: PLC0415
@@ -119,22 +143,39 @@ def lightning_spikes(training: Training) -> Iterator[Take]:
     yield take
 
 
+@contextmanager
+def torchmortem_autopsy(training: Training) -> Generator[Take]:
+    """torchmortem's Autopsy at its default sampling, which it calls balanced."""
+    from torchmortem import Autopsy  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
+
+    autopsy = Autopsy(training.model, training.optimizer)
+    autopsy.attach()
+
+    def take(loss: Tensor) -> None:
+        training.optimizer.step()
+        autopsy.step(loss=loss.item())
+
+    yield take
+    autopsy.detach()
+
+
 WATCHERS: dict[str, Watcher] = {
-    "bare": bare,
+    "bare": Watcher(bare),
     "stepguard, every step": guarded(1),
+    "stepguard, auto": guarded("auto"),
     "stepguard, each tenth": guarded(10),
-    "the lecture's hooks": lecture_hooks,
-    "naive .item()": naive,
-}
-OPTIONAL: dict[str, tuple[str, Watcher]] = {
-    "wandb.watch": ("wandb", wandb_watch),
-    "Lightning SpikeDetection": ("lightning", lightning_spikes),
+    "the lecture's hooks": Watcher(lecture_hooks),
+    "naive .item()": Watcher(naive),
+    "torchmortem": Watcher(torchmortem_autopsy, 50, "torchmortem"),
+    "wandb.watch": Watcher(wandb_watch, 1, "wandb"),
+    "Lightning SpikeDetection": Watcher(lightning_spikes, 1, "lightning"),
 }
 
 
 def available() -> dict[str, Watcher]:
     """The watchers that can run here: the others' packages are used where they are installed."""
-    installed = {
-        name: watcher for name, (package, watcher) in OPTIONAL.items() if importlib.util.find_spec(package)
+    return {
+        name: watcher
+        for name, watcher in WATCHERS.items()
+        if watcher.package is None or importlib.util.find_spec(watcher.package)
     }
-    return {**WATCHERS, **installed}

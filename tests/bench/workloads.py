@@ -163,6 +163,23 @@ def embedding() -> Training:
     return _classify(model, torch.randint(0, 1_000_000, (64, 8)), 10, optimizer)
 
 
+class _SideBySide(nn.Module):
+    def __init__(self, layers: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([layer(x) for layer in self.layers]).mean(0)
+
+
+def side_by_side(layers: int, width: int) -> Training:
+    """So many square layers on the same 8 inputs: any number of them, and no gradient vanishes."""
+    model = _SideBySide(layers, width)
+    inputs = torch.randn(8, width)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    return Training(model, optimizer, lambda: model(inputs).square().mean())
+
+
 WORKLOADS: dict[str, Callable[[], Training]] = {
     "lecture": lecture,
     "mlp": mlp,
