@@ -59,12 +59,18 @@ def test_it_is_found_over_decades_and_the_first_step_is_small(lr: float, speed: 
     assert used[-1] == pytest.approx(0.01 / speed, rel=1e-2)
 
 
-def test_after_the_first_steps_it_stays() -> None:
+@pytest.mark.parametrize(("speed", "after"), [(0.1, 0.01), (2.5, 0.01), (100.0, 0.03 / 100)])
+def test_after_the_first_steps_it_is_lowered_where_weights_move_much_too_fast(
+    speed: float, after: float
+) -> None:
     rate = Rate(1.0, 1.0)
-    rate.run(0.01, STEPS + 1)
-    rate.speed = 100.0
-    rate.run(0.01, 5)
+    pacer = Pacer(0.01, lambda: rate.lr, rate.scale, lambda: 1.0)
+    for rate.step in range(STEPS + 40):
+        rate.speed = 1.0 if rate.step <= STEPS else speed
+        pacer(rate.frame())
+        rate.used.append(rate.lr)
     assert rate.used[STEPS] == pytest.approx(0.01)
+    assert rate.used[-1] == pytest.approx(after, rel=0.02)
 
 
 def test_a_warm_up_stays_one() -> None:

@@ -19,6 +19,8 @@ START = 0.01
 """The first step is so much smaller than what was asked for: the measuring must not do the damage."""
 MOST = 10.0
 """The learning rate is raised by this factor a step at most, but for the first time."""
+MUCH = 3.0
+"""So many times the aim is too fast, whenever it comes to that."""
 _SURE = 0.9999
 """Above this ratio nothing but the new update is left of the weights: how large it was is not known."""
 
@@ -48,7 +50,8 @@ class Pacer:
     """Called with an attempt's frames: seeks the learning rate at which the median layer moves by `aim`.
 
     Within a schedule the aim is the same share of `aim` as the learning rate is of its largest: a warm-up
-    stays one. A schedule that goes on to more than was found is held there.
+    stays one. After the search the learning rate is only lowered: where a schedule goes on to more than was
+    found, and where the weights come to move much faster than they should.
 
     Args:
         aim: the update, relative to the weights.
@@ -71,25 +74,35 @@ class Pacer:
         self._used = 0.0
         """The learning rate of the last step, from which the next one is told."""
         self._most = math.inf
-        """The largest learning rate that the schedule may come to."""
+        """The largest learning rate that a schedule may come to."""
         self._found = False
 
     def __call__(self, frame: Frame) -> None:
         """Correct the learning rate of the step that this frame comes before."""
         now = self._lr()
-        if frame.step > STEPS or now <= 0.0:
-            if now > self._most:
-                self._scale(self._most / now)
+        if now <= 0.0:
             return
-        if not self._used:
+        moved = undone(pace(frame))
+        if frame.step > STEPS:
+            wanted = min(now, self._bound(moved))
+        elif not self._used:
             self._asked, wanted = now, START * now
         elif len(known(frame, "update.ratio")):
-            wanted = self._wanted(undone(pace(frame)))
+            wanted = self._wanted(moved)
         else:
             wanted = self._used
-        self._scale(wanted / now)
+        if wanted != now:
+            self._scale(wanted / now)
         self._used, self._part = self._lr(), self._share()
-        self._most = 1.001 * self._used / self._part
+        if frame.step <= STEPS:
+            self._most = 1.001 * self._used / self._part
+
+    def _bound(self, moved: float) -> float:
+        """The largest learning rate that the step to come may have, after one that moved so much."""
+        most = MUCH * self._aim * self._part
+        if moved > most:
+            self._most *= math.sqrt(most / moved)
+        return self._most * self._share()
 
     def _wanted(self, moved: float) -> float:
         if moved == 0.0:  # skipped; or too small to be seen: up to what was asked for

@@ -21,9 +21,11 @@ HOT, COLD = 0.08, 2e-4
 Between them lie the 1e-3 that is the rule of thumb for a well-set rate, and the first steps of Adam at usual
 rates (some hundredths).
 """
-AIM = 0.005
+SAME = 0.02
+"""Below this variation of its output a model tells no example from another; healthy ones began above 0.03."""
+AIM = 0.01
 """The update for which the next attempt seeks its learning rate."""
-READS = frozenset({"act.std", "act.dead", "grad.rms", "update.ratio"})
+READS = frozenset({"act.std", "act.dead", "act.variation", "grad.rms", "update.ratio"})
 """The signals per layer from which a remedy is made."""
 _RECENT = 50
 
@@ -97,12 +99,12 @@ class Findings:
         if self.first is None:
             return False
         std, dead = known(self.first, "act.std"), known(self.first, "act.dead")
-        gradients = known(self.first, "grad.rms")
+        gradients, variation = known(self.first, "grad.rms"), known(self.first, "act.variation")
         still = self.begun is not None and pace(self.begun) == 0.0
         return (
             still
             or bool((std == 0.0).any() or (std > 10.0).any())
-            or bool((dead >= 0.95).any())
+            or bool((dead >= 0.95).any() or (variation[-1:] < SAME).any())
             or (len(gradients) > 1 and not 1e-4 < gradients[0] / max(gradients[-1], 1e-30) < 30.0)
         )
 
@@ -128,8 +130,8 @@ def prescribe(findings: Findings, attempt: Attempt) -> Mapping[str, float | str]
     remedy: dict[str, float | str] = {}
     if attempt.pace is None:
         remedy |= {"lr": _lr_factor(findings), "pace": AIM}
-    else:  # what failed was too fast, or else too slow
-        remedy["pace"] = _rounded(attempt.pace * (0.3 if findings.ran_away else 3.0), 1e-5, 0.1)
+    else:
+        remedy["pace"] = _next_pace(findings, attempt)
     if attempt.clip is None:
         remedy["clip"] = 1.0
     if attempt.init is None and (findings.badly_begun or attempt.number > 1):
@@ -148,6 +150,19 @@ def _lr_factor(findings: Findings) -> float:
     if findings.cold is not None:
         return _rounded(AIM / findings.cold, 3.0, 1e4)
     return 0.3
+
+
+def _next_pace(findings: Findings, attempt: Attempt) -> float:
+    """Slower where it ran away; where it did not, another initialisation first, then faster.
+
+    Where one way was no cure, the other is tried.
+    """
+    tried = attempt.pace or AIM
+    if tried != AIM:
+        return 3 * AIM if tried < AIM else 0.3 * AIM
+    if findings.ran_away:
+        return 0.3 * AIM
+    return AIM if attempt.init is None else 3 * AIM
 
 
 def _rounded(factor: float, least: float, most: float) -> float:
