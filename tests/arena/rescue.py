@@ -1,11 +1,12 @@
 """How many failing runs end healthy with nobody watching: the shipped rules, and blind remedies beside them.
 
-    python tests/arena/rescue.py [--seeds 1] [--jobs 2] [--only GLOB] [--strategies shipped same ...]
+    python tests/arena/rescue.py [--seeds 1] [--jobs 2] [--only GLOB] [--strategies shipped ...] [--again]
 
 Takes the scenarios that a remedy can cure and whose bare run failed (as `python tests/arena` recorded it),
 and trains each under `stepguard.supervise` with the default pack, four attempts at most. Saved is what ends
 at 0.8 of the way from chance to reference, within three times the budget of the bare run. All strategies are
-stopped by the same rules; they differ in what the next attempt changes.
+stopped by the same rules; they differ in what the next attempt changes. What is on disk already is not run
+again.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from multiprocessing import get_context
@@ -122,23 +123,52 @@ def curable(seeds: int, pattern: str, folder: Path = FOLDER) -> list[tuple[str, 
     ]
 
 
-def show(found: list[Rescue], strategies: list[str], console: Console) -> None:
+Key = tuple[str, str, int]
+LOG = FOLDER / "rescue.jsonl"
+
+
+def on_disk(log: Path = LOG) -> dict[Key, Rescue]:
+    """What was run so far, by strategy, scenario and seed; of several the last."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    found = (Rescue(**json.loads(line)) for line in lines)
+    return {(r.strategy, r.scenario, r.seed): r for r in found}
+
+
+def rescue_all(work: Sequence[Key], jobs: int, log: Path = LOG) -> Iterator[Rescue]:
+    """Train in parallel, and write down each as soon as it ends; a fault in one leaves the others alone."""
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool, log.open("a") as out:
+        futures = {pool.submit(rescue, name, seed, strategy): name for strategy, name, seed in work}
+        for future in as_completed(futures):
+            try:
+                found = future.result()
+            except Exception as fault:
+                print(f"{futures[future]}: {type(fault).__name__}: {fault}", file=sys.stderr)
+                continue
+            out.write(json.dumps(asdict(found)) + "\n")
+            out.flush()
+            yield found
+
+
+def line(rescue: Rescue) -> str:
+    """One rescue on a line."""
+    saved = "saved" if rescue.saved else "lost"
+    history = "; ".join(rescue.history)
+    return f"{rescue.strategy:8} {saved:5} {rescue.scenario:30} {rescue.budget:.1f} budgets: {history}"
+
+
+def show(found: Sequence[Rescue], strategies: Sequence[str], console: Console) -> None:
     """Print the table, and what the shipped rules did not save."""
-    table = Table("strategy", "saved", "held-out families", "budget of the saved", title="rescued runs")
+    columns = "strategy", "saved", "tuning families", "held-out families", "budget of the saved"
+    table = Table(*columns, title="rescued runs")
     for strategy in strategies:
         mine = [r for r in found if r.strategy == strategy]
-        unseen = [r for r in mine if held_out(SCENARIOS[r.scenario])]
-        saved = [r for r in mine if r.saved]
-        used = sum(r.budget for r in saved) / max(len(saved), 1)
-        shares = (Share(sum(r.saved for r in part), len(part)) for part in (mine, unseen))
-        table.add_row(strategy, *map(str, shares), f"{used:.2f}")
+        apart = {out: [r for r in mine if held_out(SCENARIOS[r.scenario]) == out] for out in (False, True)}
+        shares = (Share(sum(r.saved for r in part), len(part)) for part in (mine, apart[False], apart[True]))
+        used = [r.budget for r in mine if r.saved]
+        table.add_row(strategy, *map(str, shares), f"{sum(used) / max(len(used), 1):.2f}")
     console.print(table)
     for lost in (r for r in found if r.strategy == "shipped" and not r.saved):
-        console.print(
-            f"not saved: {lost.scenario} seed {lost.seed}, {lost.score:.2f}, {lost.budget:.1f} budgets"
-        )
-        for line in lost.history:
-            console.print("   ", line)
+        console.print(line(lost), soft_wrap=True, highlight=False)
 
 
 def main() -> None:
@@ -149,11 +179,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", default="*", help="scenarios whose names fit this glob")
+    parser.add_argument("--half", choices=["tuning", "held-out"], help="only one half of the families")
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
+    parser.add_argument("--again", action="store_true", help="run what is on disk once more")
     args = parser.parse_args()
-    work = [(*run, strategy) for strategy in args.strategies for run in curable(args.seeds, args.only)]
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        found = list(pool.map(rescue, *zip(*work, strict=True)))
+    runs = [
+        run
+        for run in curable(args.seeds, args.only)
+        if args.half is None or held_out(SCENARIOS[run[0]]) == (args.half == "held-out")
+    ]
+    wanted: list[Key] = [(strategy, *run) for strategy in args.strategies for run in runs]
+    there = {} if args.again else on_disk()
+    for found in rescue_all([key for key in wanted if key not in there], args.jobs):
+        print(line(found), flush=True)
+    there = on_disk()
+    found = [there[key] for key in wanted if key in there]
     show(found, args.strategies, Console(width=170))
     data = [asdict(r) | {"saved": r.saved} for r in found]
     (FOLDER / "rescue.json").write_text(json.dumps(data, indent=1))

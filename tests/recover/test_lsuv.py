@@ -64,6 +64,25 @@ def test_every_layer_has_mean_0_and_std_1_on_the_first_batch() -> None:
         assert std(output) == pytest.approx(1, abs=1e-4), name
 
 
+def test_behind_sigmoids_every_unit_still_tells_samples_apart() -> None:
+    """By whole layers the spread would be that of the units' offsets, and the samples' own die out."""
+    torch.manual_seed(0)
+    layers = [part for _ in range(10) for part in (nn.Linear(32, 32), nn.Sigmoid())]
+    model = nn.Sequential(nn.Linear(20, 32), *layers, nn.Linear(32, 4))
+    lsuv(model, never)
+    last = list(outputs(model, torch.randn(64, 20)).values())[-1]
+    assert last.std(0, correction=0) == pytest.approx(torch.ones(4), abs=1e-3)
+    assert last.mean(0) == pytest.approx(torch.zeros(4), abs=1e-3)
+
+
+def test_a_layer_says_the_same_to_all_samples_of_a_batch_of_one() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 5))
+    lsuv(model, never)
+    for output in outputs(model, torch.randn(1, 20)).values():
+        assert std(output) == pytest.approx(1, abs=1e-4)
+
+
 def test_it_is_done_once() -> None:
     model = a_convnet()
     lsuv(model, never)

@@ -20,12 +20,14 @@ def frame(step: int, **signals: list[float]) -> Frame:
     return Frame(step, {"loss": 1.0}, vectors)
 
 
-def found(*paces: float, **first: list[float]) -> Findings:
-    """Findings of an attempt whose layers all moved by these shares, step by step."""
+def found(*paces: float, loss: float = 1.0, **first: list[float]) -> Findings:
+    """Findings of an attempt whose layers all moved by these shares, step by step, at this loss."""
     findings = Findings()
     findings.see(frame(0, **({"act_std": [1.0, 1.0, 1.0], "grad_rms": [0.1, 0.1, 0.1]} | first)))
     for step, pace in enumerate(paces, 1):
-        findings.see(frame(step, act_std=[1.0] * 3, update_ratio=[pace] * 3))
+        seen = frame(step, act_std=[1.0] * 3, update_ratio=[pace] * 3)
+        seen.scalars["loss"] = loss
+        findings.see(seen)
     return findings
 
 
@@ -41,7 +43,7 @@ def test_an_update_that_replaces_the_weights_is_seen_as_many_times_their_size() 
 
 
 def test_updates_that_are_too_small_raise_it() -> None:
-    assert prescribe(found(*[1e-6] * 60), Attempt())["lr"] == pytest.approx(1e4)
+    assert prescribe(found(*[1e-7] * 60), Attempt())["lr"] == pytest.approx(1e4)
     assert prescribe(found(*[1e-4] * 60), Attempt())["lr"] == pytest.approx(AIM / 1e-4)
 
 
@@ -56,6 +58,7 @@ def test_a_late_explosion_is_seen_too_but_its_size_says_little() -> None:
         {"act_std": [0.0, 0.0, 0.0]},
         {"act_std": [1.0, 30.0, 900.0]},
         {"act_dead": [0.1, 1.0, 0.0]},
+        {"act_variation": [0.5, 0.1, 0.001]},
         {"grad_rms": [1e-9, 1e-6, 1e-2]},
         {"grad_rms": [1e3, 1.0, 1e-2]},
     ],
@@ -75,17 +78,32 @@ def test_a_model_that_began_well_keeps_its_weights_at_first() -> None:
     assert "init" not in prescribe(found(0.5), Attempt())
 
 
+def test_what_ran_away_is_tried_slower_and_what_stood_still_faster() -> None:
+    second = Attempt().next(prescribe(found(0.5), Attempt()))
+    assert second.pace == AIM
+    assert prescribe(found(*[0.01] * 60, 0.9), second)["pace"] == pytest.approx(0.3 * AIM)
+    assert prescribe(found(*[0.01] * 60, loss=9.0), second)["pace"] == pytest.approx(0.3 * AIM)
+    assert prescribe(found(*[0.01] * 60, loss=float("nan")), second)["pace"] == pytest.approx(0.3 * AIM)
+    third = second.next(prescribe(found(*[0.01] * 60), second))
+    assert (third.pace, third.init) == (AIM, "lsuv"), "it may be the initialisation"
+    assert prescribe(found(*[0.01] * 60), third)["pace"] == pytest.approx(3 * AIM)
+    slower = second.next(prescribe(found(*[0.01] * 60, 0.9), second))
+    assert prescribe(found(*[0.01] * 60, loss=9.0), slower)["pace"] == pytest.approx(3 * AIM)
+    assert "lr" not in prescribe(found(*[0.01] * 60), second), "the search begins where the last one did"
+
+
 @given(st.lists(st.floats(0, 1, width=32), max_size=80), st.integers(0, 4))
 def test_every_remedy_changes_something_and_can_be_taken(paces: list[float], tried: int) -> None:
     attempt = Attempt()
     for _ in range(tried):
         attempt = attempt.next(prescribe(found(*paces), attempt))
     remedy = prescribe(found(*paces), attempt)
-    assert 1e-4 <= float(remedy["lr"]) <= 1e4
+    assert 1e-4 <= float(remedy.get("lr", 1.0)) <= 1e4
+    assert 0 < float(remedy["pace"]) <= 0.1
     after = attempt.next(remedy)
     assert after.clip == 1.0
-    changed = [after.lr_scale != attempt.lr_scale, after.init != attempt.init, after.clip != attempt.clip]
-    assert any(changed) or after.seed != attempt.seed
+    names = ("lr_scale", "init", "clip", "pace", "seed")
+    assert any(getattr(after, name) != getattr(attempt, name) for name in names)
 
 
 @given(st.lists(st.floats(0, 1, width=32), max_size=70))
@@ -95,7 +113,8 @@ def test_findings_that_are_saved_and_loaded_give_the_same_remedy(paces: list[flo
     assert prescribe(loaded, Attempt()) == prescribe(saved, Attempt())
     for findings in (saved, loaded):
         findings.see(frame(99, update_ratio=[0.9] * 3))
-    assert prescribe(loaded, Attempt(number=2)) == prescribe(saved, Attempt(number=2))
+    again = Attempt(number=2, pace=0.01)
+    assert prescribe(loaded, again) == prescribe(saved, again)
 
 
 def test_nothing_measured_is_no_reason_to_fail() -> None:

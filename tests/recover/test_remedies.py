@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 
 from stepguard.recover.attempt import Attempt
-from stepguard.recover.remedies import apply_attempt, clip_gradients, kaiming, scale_lr
+from stepguard.recover.remedies import apply_attempt, clip_gradients, kaiming, lsuv, scale_lr, share_of_lr
 
 STEPS = 12
 CHANGED_AT = 5
@@ -136,6 +136,29 @@ def test_gradients_are_clipped_together(most: float) -> None:
         torch.testing.assert_close(weight.grad, grad * factor, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("make", "shares"),
+    [
+        (None, [1.0, 1.0]),
+        (lambda o: lr_scheduler.LambdaLR(o, lambda step: (step + 1) / 4), [0.25, 0.5, 0.75, 1.0, 1.0]),
+        (lambda o: lr_scheduler.LambdaLR(o, lambda step: 1e-5), [0.01, 0.01]),
+        (lambda o: lr_scheduler.OneCycleLR(o, 1.0, total_steps=10, pct_start=0.3), [0.04, 0.52, 1.0]),
+    ],
+)
+def test_the_share_of_its_largest_that_a_learning_rate_has(
+    make: MakeScheduler | None, shares: list[float]
+) -> None:
+    optimizer = an_optimizer()
+    scheduler = None if make is None else make(optimizer)
+    found: list[float] = []
+    for _ in shares:
+        found.append(share_of_lr(optimizer))
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+    assert found == pytest.approx(shares, abs=0.01)
+
+
 def test_without_gradients_there_is_nothing_to_clip() -> None:
     optimizer = an_optimizer()
     clip_gradients(optimizer, 1.0)
@@ -188,15 +211,29 @@ def test_a_last_layer_that_an_activation_follows_is_initialised_for_it() -> None
     assert std(model[0].weight) == pytest.approx(5 / 3 / math.sqrt(400), rel=0.02)
 
 
-def test_biases_are_zero_and_all_else_stays() -> None:
-    model = nn.Sequential(nn.Conv1d(3, 5, 3), nn.BatchNorm1d(5), nn.Flatten(), nn.Linear(10, 4, bias=False))
+def test_biases_are_zero_and_all_else_is_as_torch_makes_it() -> None:
+    model = nn.Sequential(nn.Conv1d(3, 5, 3), nn.BatchNorm1d(5), nn.GRU(10, 4), nn.Embedding(100, 30))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(1)
-    norm = copy.deepcopy(model[1].state_dict())
+            parameter.mul_(0.0).add_(7.0)
+    model[1](torch.randn(20, 5, 10) + 3)
     kaiming(model)
     assert model[0].bias.eq(0).all()
-    assert all(torch.equal(value, norm[key]) for key, value in model[1].state_dict().items())
+    fresh = nn.BatchNorm1d(5).state_dict()
+    assert all(torch.equal(value, fresh[key]) for key, value in model[1].state_dict().items())
+    assert all(0.1 < float(weights.detach().abs().max()) <= 0.5 for weights in model[2].parameters())
+    assert std(model[3].weight) == pytest.approx(1, rel=0.05)
+
+
+def test_what_is_frozen_stays() -> None:
+    model = nn.Sequential(nn.Embedding(5, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    for module in (model[0], model[1]):
+        module.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    lsuv(model, never)
+    model(torch.arange(5))
+    kept = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
+    assert kept == {"0.weight", "1.weight", "1.bias"}
 
 
 def test_a_deep_network_keeps_its_scale() -> None:

@@ -222,12 +222,9 @@ def _terminal() -> list[Any] | None:
 
 def _remedy(attempt: Attempt) -> str:
     """What an attempt changes of the script's own settings; empty for nothing."""
-    changed: dict[str, float | str] = {} if attempt.lr_scale == 1.0 else {"lr": attempt.lr_scale}
-    if attempt.init is not None:
-        changed["init"] = attempt.init
-    if attempt.clip is not None:
-        changed["clip"] = attempt.clip
-    return settings(changed)
+    lr = None if attempt.lr_scale == 1.0 else attempt.lr_scale
+    changed = {"lr": lr, "init": attempt.init, "clip": attempt.clip, "pace": attempt.pace}
+    return settings({name: value for name, value in changed.items() if value is not None})
 
 
 def _whence(attempt: Attempt) -> str:

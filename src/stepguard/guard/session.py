@@ -266,7 +266,7 @@ class Guard:
 
     def _do(self, decision: Decision) -> None:
         if decision.kind == "lower_lr":
-            self._snapshots.lower_lr(float(decision.settings["by"]))
+            self._snapshots.scale_lr(float(decision.settings["by"]))
         elif decision.kind == "snapshot":
             self._snapshots.write_evidence(decision, self._telling.diagnosis(decision))
         elif decision.kind in ("restart", "halt"):

@@ -95,7 +95,7 @@ class Snapshots:
         if self.keeper.lr_scale != before:
             scale_lr(self._optimizer, self._scheduler, self.keeper.lr_scale / before)
 
-    def lower_lr(self, by: float) -> None:
+    def scale_lr(self, by: float) -> None:
         """Scale the learning rate, so that it lasts through a rollback."""
         scale_lr(self._optimizer, self._scheduler, by)
         self.keeper.lr_scale *= by

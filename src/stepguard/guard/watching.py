@@ -18,10 +18,11 @@ from stepguard.guard.telling import Subscriber
 from stepguard.recover.attempt import Attempt, current_attempt
 from stepguard.recover.keeper import Keeper
 from stepguard.recover.observer import Observer
+from stepguard.recover.pacing import Pacer
 from stepguard.recover.parts import Parts
 from stepguard.recover.protocols import Scaler, Scheduler
 from stepguard.recover.ranks import Ranks, begin_alike, find_ranks
-from stepguard.recover.remedies import apply_attempt
+from stepguard.recover.remedies import apply_attempt, lr_of, share_of_lr
 from stepguard.report.faults import Faults
 from stepguard.report.session import Reports
 from stepguard.rules.packs import load_rules
@@ -132,6 +133,11 @@ def watch(
         faults=faults,
         attempt=attempt,
     )
+    if attempt.pace is not None and attempt.resume is None:
+        pacer = Pacer(
+            attempt.pace, lambda: lr_of(optimizer), snapshots.scale_lr, lambda: share_of_lr(optimizer)
+        )
+        guard.subscribe(lambda seen: pacer(seen.frame))
     for subscriber in subscribers:
         guard.subscribe(subscriber)
     attempt.link.begin(attempt.run_path, model.register_forward_pre_hook)

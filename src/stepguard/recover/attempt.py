@@ -31,6 +31,8 @@ class Attempt:
     """How the model is initialised anew: `kaiming`, `lsuv`, or None for as it comes."""
     clip: float | None = None
     """Largest Euclidean norm of all gradients together; None for no clipping."""
+    pace: float | None = None
+    """Update of the median layer, relative to its weights, for which the learning rate is sought at first."""
     standings: Mapping[str, Standing] = field(default_factory=dict[str, Standing])
     """Where the rules stand on their ladders at the beginning: by rule, of further guards as `1:RULE`."""
     run_path: Path | None = None
@@ -59,15 +61,16 @@ class Attempt:
         self.standings = {**self.standings, **{_key(guard, name): each for name, each in standings.items()}}
 
     def next(self, remedy: Mapping[str, float | str]) -> Attempt:
-        """The attempt after this one, with a remedy as a rule file has it: `lr`, `init`, `clip`, `seed`."""
+        """The attempt after this one, with a remedy of `lr`, `init`, `clip`, `pace`, `seed`, or some."""
         clips = [float(clip) for clip in (self.clip, remedy.get("clip")) if clip is not None]
-        init = remedy.get("init", self.init)
+        init, pace = remedy.get("init", self.init), remedy.get("pace", self.pace)
         return Attempt(
             number=self.number + 1,
             seed=self.seed + int(remedy.get("seed", 0)),
             lr_scale=self.lr_scale * float(remedy.get("lr", 1.0)),
             init=None if init is None else str(init),
             clip=min(clips) if clips else None,
+            pace=None if pace is None else float(pace),
             standings={name: standing.next_attempt() for name, standing in self.standings.items()},
             run_path=self.run_path,
             past=self.past,

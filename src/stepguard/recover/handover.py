@@ -166,6 +166,7 @@ def attempt_as_json(attempt: Attempt) -> dict[str, Any]:
         "lr_scale": attempt.lr_scale,
         "init": attempt.init,
         "clip": attempt.clip,
+        "pace": attempt.pace,
         "standings": {name: asdict(standing) for name, standing in attempt.standings.items()},
         "run_path": None if attempt.run_path is None else str(attempt.run_path),
         "resume": None if attempt.resume is None else str(attempt.resume),

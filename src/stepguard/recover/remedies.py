@@ -23,6 +23,10 @@ _LR_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")
 _SCHEDULED = ("base_lrs", "max_lrs")
 """What schedulers keep of it themselves, for each group; ReduceLROnPlateau keeps nothing."""
 _WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]
+COMMON = 0.5
+"""Below this share of the spread that is from sample to sample, LSUV goes by units."""
+_FLAT = 1e-3
+"""A unit that varies by less, relative to its layer, has no spread of its own to divide by."""
 _GAINS = {"Tanh": "tanh", "Sigmoid": "sigmoid", "SELU": "selu"}
 
 
@@ -58,6 +62,21 @@ def seed_generators(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def lr_of(optimizer: Optimizer) -> float:
+    """The learning rate of the first group."""
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def share_of_lr(optimizer: Optimizer) -> float:
+    """Which share of its largest the learning rate has now, 0.01..1, as far as its scheduler tells.
+
+    What a scheduler of functions multiplies may never be reached; below a hundredth nothing is concluded.
+    """
+    group = optimizer.param_groups[0]
+    largest = max(float(group.get(key, 0.0)) for key in ("initial_lr", "max_lr"))
+    return min(1.0, max(0.01, float(group["lr"]) / largest)) if largest > 0.0 else 1.0
+
+
 def scale_lr(optimizer: Optimizer, scheduler: Scheduler | None, factor: float) -> None:
     """Scale the learning rate of every group, and what the scheduler computes it from."""
     for group in optimizer.param_groups:
@@ -88,18 +107,33 @@ def kaiming(model: nn.Module) -> None:
     """Initialise every linear and convolutional layer for the activation that follows it; biases at zero.
 
     He et al. 2015 (arXiv 1502.01852). A layer that no activation module follows is taken to feed a ReLU, the
-    last one to feed nothing.
+    last one to feed nothing. Embeddings, norms and recurrent layers get what they have by default; what is
+    frozen stays.
     """
+    _reset(model)
     modules = [module for module in model.modules() if isinstance(module, _WEIGHTED) or is_activation(module)]
     last = max((i for i, module in enumerate(modules) if isinstance(module, _WEIGHTED)), default=-1)
     for place, module in enumerate(modules):
-        if not isinstance(module, _WEIGHTED):
+        if not isinstance(module, _WEIGHTED) or not _trained(module):
             continue
         follower = modules[place + 1] if place + 1 < len(modules) else None
         nn.init.kaiming_normal_(module.weight)
         module.weight.mul_(_gain(follower, place == last) / math.sqrt(2.0))
         if module.bias is not None:
             module.bias.zero_()
+
+
+def _reset(model: nn.Module) -> None:
+    """Have all modules initialise themselves that can, and that are trained."""
+    for module in model.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset) and _trained(module) and not isinstance(module, _WEIGHTED):
+            reset()
+
+
+def _trained(module: nn.Module) -> bool:
+    """Whether it has parameters of its own that are not frozen."""
+    return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
 
 
 def _gain(follower: nn.Module | None, last: bool) -> float:
@@ -145,7 +179,7 @@ def _rescale(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         done.add(module)
         return _normalise(module, found)
 
-    layers = [module for module in model.modules() if isinstance(module, _WEIGHTED)]
+    layers = [module for module in model.modules() if isinstance(module, _WEIGHTED) and _trained(module)]
     handles = [layer.register_forward_hook(after) for layer in layers]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
@@ -160,17 +194,41 @@ def _rescale(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 def _normalise(layer: nn.Module, output: Tensor) -> Tensor | None:
-    """Divide the layer's weights so that this output has std 1, and move its bias so that the mean is 0."""
+    """Divide the layer's weights so that this output has std 1, and move its bias so that the mean is 0.
+
+    Where the units differ from each other more than each does from sample to sample, as behind sigmoids, the
+    layer is about to say the same whatever it is shown: there each unit is brought to mean 0 and std 1
+    (Kraehenbuehl et al. 2016, arXiv 1511.06856).
+    """
     assert isinstance(layer, _WEIGHTED)
-    std = output.std(correction=0)
+    units = -1 if isinstance(layer, nn.Linear) else 1
+    mean, std = output.mean(), output.std(correction=0)
     if not bool(std.isfinite()) or float(std) == 0.0:
         return None
-    layer.weight.div_(std)
+    of_units = output.movedim(units, 0).flatten(1)
+    spreads = of_units.std(1, correction=0)
+    common = float(spreads.square().mean().sqrt()) < COMMON * float(std)
+    if layer.bias is not None and common and bool((spreads > _FLAT * std).all()):
+        mean, std = of_units.mean(1), spreads
+    layer.weight.div_(_beside(std, layer.weight, _outputs(layer)))
     if layer.bias is None:
-        return output / std
-    mean = output.mean()
+        return output / _beside(std, output, units)
     layer.bias.sub_(mean).div_(std)
-    return (output - mean) / std
+    return (output - _beside(mean, output, units)) / _beside(std, output, units)
+
+
+def _outputs(layer: nn.Module) -> int:
+    """The axis of a layer's weights along which its outputs lie."""
+    return 1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0  # pyright: ignore[reportPrivateUsage]
+
+
+def _beside(values: Tensor, other: Tensor, axis: int) -> Tensor:
+    """Values, one or one a unit, in the shape in which they meet the other tensor along its axis."""
+    if values.dim() == 0:
+        return values
+    shape = [1] * other.dim()
+    shape[axis] = -1
+    return values.view(shape)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def take_over(attempt: Attempt, record: AttemptRecord, guard: int) -> None:
     """Make an attempt the one that a run was broken off in, as far as one of its guards knows."""
     info = record.info
     attempt.number, attempt.seed, attempt.lr_scale = record.number, info["seed"], info["lr_scale"]
-    attempt.init, attempt.clip = info["init"], info["clip"]
+    attempt.init, attempt.clip, attempt.pace = info["init"], info["clip"], info.get("pace")
     attempt.leave(
         guard,
         {name: Standing(rung, used, floor=(rung, used)) for name, (rung, used) in info["standings"].items()},

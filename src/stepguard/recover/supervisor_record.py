@@ -53,6 +53,7 @@ def _after(record: AttemptRecord, run_path: Path) -> Attempt:
         lr_scale=float(info.get("lr_scale", 1.0)),
         init=info.get("init"),
         clip=info.get("clip"),
+        pace=info.get("pace"),
         run_path=run_path,
         resume=resume,
     )

@@ -98,5 +98,6 @@ def _attempt(number: int, info: Mapping[str, Any]) -> Attempt:
         lr_scale=info["lr_scale"],
         init=info["init"],
         clip=info["clip"],
+        pace=info.get("pace"),
         standings=standings,
     )

@@ -48,6 +48,7 @@ class Reports:
             "lr_scale": attempt.lr_scale,
             "init": attempt.init,
             "clip": attempt.clip,
+            "pace": attempt.pace,
             "total_steps": total_steps,
             "dry_run": dry_run,
         }

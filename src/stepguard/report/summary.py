@@ -71,7 +71,7 @@ class AttemptSummary:
     outcome: str
     """`completed`, `restart: RULE`, `halt: RULE` or `error: ...`; empty where nobody closed it."""
     info: Mapping[str, float | str | None] = field(default_factory=dict[str, "float | str | None"])
-    """What it began with: `seed`, `lr_scale`, `init`, `clip`."""
+    """What it began with: `seed`, `lr_scale`, `init`, `clip`, `pace`."""
     loss: float | None = None
     """The last loss."""
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -81,15 +81,10 @@ class AttemptSummary:
 
     def remedy(self) -> str:
         """What this attempt changed of the code's own settings: `learning rate x0.5, LSUV initialisation`."""
-        lr, init, clip = (self.info.get(name) for name in ("lr_scale", "init", "clip"))
-        changed: dict[str, float | str] = {}
-        if lr not in (None, 1):
-            changed["lr"] = lr
-        if init is not None:
-            changed["init"] = init
-        if clip is not None:
-            changed["clip"] = clip
-        return settings(changed)
+        scale = self.info.get("lr_scale")
+        changed = {"lr": None if scale == 1 else scale}
+        changed |= {name: self.info.get(name) for name in ("init", "clip", "pace")}
+        return settings({name: value for name, value in changed.items() if value is not None})
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ _EXAMPLES: Mapping[str, str] = {
     "skip": "skip: {times: 3}",
     "lower_lr": "lower_lr: {by: 0.5}",
     "rollback": "rollback: {lr: 0.5, times: 2}",
-    "restart": "restart: {lr: 0.5, init: lsuv, clip: 1.0, seed: 1}; or restart: auto, which chooses",
+    "restart": "restart: {lr: 0.5, init: lsuv, clip: 1.0, pace: 0.01, seed: 1}; or restart: auto",
 }
 
 _WORDS: Mapping[str, str] = {

@@ -81,6 +81,8 @@ def _setting(name: str, value: float | str) -> str:
             return _INITS.get(text, f"{text} initialisation")
         case "clip":
             return f"gradients clipped at {text}"
+        case "pace":
+            return f"learning rate sought for updates of {float(value):.2g} of the weights"
         case "seed":
             return f"seed +{text}"
         case _:

@@ -33,6 +33,7 @@ ACTIONS: Mapping[str, Fields] = {
             "lr": Number(0, 10, above=True),
             "init": Word(("kaiming", "lsuv")),
             "clip": Number(0, above=True),
+            "pace": Number(0, 1, above=True, below=True),
             "seed": Number(0, 2**63 - 1, whole=True),
         },
     ),

@@ -64,6 +64,7 @@ SETTINGS: Mapping[str, str] = {
     "lr": "Factor of the learning rate.",
     "init": "How the model is initialised.",
     "clip": "Largest norm of the gradients.",
+    "pace": "Update, relative to the weights, for which the learning rate is sought in the first steps.",
     "seed": "What is added to the seed.",
 }
 """What editors say of the settings of actions."""
