@@ -175,6 +175,8 @@ class Teller:
         self._rows.append(f"start {start}{remedy}: {at}, {_clock(seconds)}: {ending.words}")
         if ending.kind != "fine" or len(self._rows) > 1:
             self._say(self._rows[-1])
+        if ending.kind == "stopped" and self._run_path is not None and shelved(self._run_path):
+            self._say(f"go on with: stepguard run --resume {self._run_path} -- CMD")
         if begun is None or not begun.guarded:
             self._say(
                 "no guard was made in it: `stepguard.watch` was not called (--auto guards a script"
