@@ -46,7 +46,7 @@ def run(tmp_path: Path) -> Path:
 
 HEAD = """\
 attempt 1 began with your settings
-  step 9: rising-crash fired at conv2 and head
+  step 9: rising-crash fired at conv2 and head: it fell
   step 9: rising-crash: restart (learning rate x0.5)
   after 10 steps, loss 1.55: rule rising-crash asked for a restart
 attempt 2 began with learning rate x0.5

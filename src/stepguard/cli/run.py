@@ -25,8 +25,8 @@ The command keeps the terminal, pipes and files of `stepguard run`: its output p
 its own lines go to standard error. In the script `stepguard.watch` finds the attempt by itself:
 it scales the learning rate, initialises, clips and seeds (from there on) as was asked for. With
 `stepguard.supervise` in the script, `stepguard run` is the one that makes the attempts. Put it in front of a
-launcher, not behind: stepguard run -- torchrun train.py; rank 0 reports. Whatever the command has started
-ends with it.
+launcher, not behind: stepguard run -- torchrun train.py; all ranks decide alike, and rank 0 reports. Whatever
+the command has started ends with it.
 
 what happens           what follows
 rule asks to restart   the next attempt, from the beginning, with the remedy; at once
@@ -175,6 +175,8 @@ class Teller:
         self._rows.append(f"start {start}{remedy}: {at}, {_clock(seconds)}: {ending.words}")
         if ending.kind != "fine" or len(self._rows) > 1:
             self._say(self._rows[-1])
+        if ending.kind == "stopped" and self._run_path is not None and shelved(self._run_path):
+            self._say(f"go on with: stepguard run --resume {self._run_path} -- CMD")
         if begun is None or not begun.guarded:
             self._say(
                 "no guard was made in it: `stepguard.watch` was not called (--auto guards a script"

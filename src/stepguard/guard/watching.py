@@ -23,6 +23,7 @@ from stepguard.recover.parts import Parts
 from stepguard.recover.protocols import Scaler, Scheduler
 from stepguard.recover.ranks import Ranks, begin_alike, find_ranks
 from stepguard.recover.remedies import apply_attempt, lr_of, share_of_lr
+from stepguard.recover.trained import comes_trained
 from stepguard.report.faults import Faults
 from stepguard.report.session import Reports
 from stepguard.rules.packs import load_rules
@@ -45,6 +46,13 @@ def watch(
     on_error: Literal["warn", "raise"] = "warn",
 ) -> Guard:
     """Guard a training: from now on every `optimizer.step()` is measured and judged.
+
+    A restart may initialise the model anew, which costs what pretrained weights know. It is left out where
+    a normalisation of the model has seen training before; for other pretrained models take rules without
+    `init`.
+
+    Of a distributed training call it on every rank, after `init_process_group`: the ranks then see the same
+    numbers and decide the same, and rank 0 records and prints.
 
     Args:
         model: the model; its layers are watched by hooks until `Guard.close`.
@@ -77,6 +85,7 @@ def watch(
     for complaint in collector.complaints():
         complain(complaint)
     attempt = current_attempt() or Attempt()
+    _spare_trained(model, attempt, complain)
     reports = Reports(
         ruleset,
         attempt,
@@ -142,6 +151,14 @@ def watch(
         guard.subscribe(subscriber)
     attempt.link.begin(attempt.run_path, model.register_forward_pre_hook)
     return guard
+
+
+def _spare_trained(model: nn.Module, attempt: Attempt, complain: Callable[[str], None]) -> None:
+    """Leave the weights of a model that comes trained, whatever the remedy says."""
+    why = comes_trained(model) if attempt.init is not None and attempt.resume is None else None
+    if why is not None:
+        complain(f"the model comes trained ({why}): init: {attempt.init} is left out, the rest is changed")
+        attempt.init = None
 
 
 def _leave_to_main(_text: str) -> None:

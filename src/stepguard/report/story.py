@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from stepguard.recover.supervisor_ending import HUNG, OUT_OF_MEMORY
-from stepguard.report.summary import COMPLETED, AttemptSummary
+from stepguard.report.summary import COMPLETED, AlertCount, AttemptSummary
 from stepguard.report.words import count, listing, number, short_deed
 from stepguard.series.runfile import Event
 
@@ -54,7 +54,8 @@ def story(
 def _happenings(chapter: Chapter) -> Iterator[str]:
     """What happened, by step."""
     found = [
-        (alert.first_step, f"{alert.rule} fired{_where(alert.layers)}") for alert in chapter.summary.alerts
+        (alert.first_step, f"{alert.rule} fired{_where(alert.layers)}{_why(alert, chapter.events)}")
+        for alert in chapter.summary.alerts
     ]
     deeds: dict[str, list[int]] = {}
     for decision in chapter.summary.decisions:
@@ -91,6 +92,19 @@ def _resumed(event: Event) -> str:
 
 def _where(layers: Sequence[str]) -> str:
     return f" at {listing(list(layers), 3)}" if layers else ""
+
+
+def _why(alert: AlertCount, events: Sequence[Event]) -> str:
+    """What the rule said as it began to fire."""
+    said = (event.data["message"] for event in events if _begins(event, alert))
+    message = next(said, "")
+    return f": {message}" if message else ""
+
+
+def _begins(event: Event, alert: AlertCount) -> bool:
+    change = event.data
+    fires = event.kind == "change" and change["state"] == "firing"
+    return fires and (event.step, change["rule"]) == (alert.first_step, alert.rule)
 
 
 def _often(times: int) -> str:
