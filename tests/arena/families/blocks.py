@@ -1,4 +1,4 @@
-"""Networks of the later families: mixer, U-net, variational, dilated, tagger, translator, graph, flow, cross."""
+"""Networks of the later families: mixer, U-net, variational, dilated, tagger, graph, flow and cross nets."""
 
 from __future__ import annotations
 

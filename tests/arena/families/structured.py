@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mlxtend.data import autompg_data
 from torch import Tensor, nn
 
@@ -92,7 +91,7 @@ def _density(model: nn.Module, task: Task) -> float:
 
 
 def _flow(bounded: bool = True, couplings: int = 4, spare: bool = False, **changes: Any) -> Training:
-    settings = {"lr": 2e-3, "steps": 350, "criterion": likelihood(), "score": _density}
+    settings = {"lr": 2e-3, "steps": 400, "criterion": likelihood(), "score": _density}
     model = blocks.Flow(10, couplings, bounded=bounded)
     return fit(model, _components(spare=spare), **(settings | changes))
 
@@ -113,9 +112,8 @@ def _cars(scaled: bool = True, names: bool = False) -> Task:
     return tasks.split(x, (y - y.mean()) / y.std() if scaled else y, 0)
 
 
-def _cross(scaled: bool = True, names: bool = False, target: float = 1.0, **changes: Any) -> Training:
+def _cross(scaled: bool = True, names: bool = False, **changes: Any) -> Training:
     task = _cars(scaled, names)
-    task = Task(task.x, task.y * target, task.test_x, task.test_y * target)
     settings = {"lr": 3e-3, "steps": 250, "batch": 32}
     return fit(blocks.Cross(5 if names else 4, (5, 13, 3)), task, **(settings | changes))
 
@@ -146,37 +144,29 @@ SCENARIOS = [
     graph.healthy("adamw-decay-1", opt="adamw", optim={"weight_decay": 1.0}),
     graph.healthy("thousand-steps", steps=1000, lr=3e-3),
     graph.healthy("deep-residual", depth=6, residual=True, lr=5e-3),
-    graph.healthy("hundred-labels", labelled=100),
     graph.healthy("small-features", raw=0.01, lr=3e-2),
     graph.failing("isolated-nodes", loops=False),
     graph.failing("deep-over-smoothed", depth=24, opt="sgd", lr=0.05),
     graph.failing("sums-without-degrees", power=0.0, depth=6, opt="sgd", lr=0.1),
     graph.failing("lr-x100", lr=1.0, depth=3),
     graph.failing("shuffled", poison=f.other_labels(10), curable=False),
-    graph.failing("raw-sgd", raw=300.0, opt="sgd", lr=0.3),
-    graph.failing("sgd-lr-of-adam", opt="sgd", lr=1e-3),
     graph.failing("zero-init", prepare=f.constant(0.0)),
-    flow.healthy("plain"),
     flow.healthy("one-cycle", schedule=f.one_cycle, lr=5e-3),
     flow.healthy("far-below-zero", criterion=lambda out, y: likelihood()(out, y) - 40.0),
     flow.healthy("outlier-heals", poison=f.outliers(5.0, f.once(150), 0.05), clip=10.0),
     flow.healthy("unbounded-clip", bounded=False, clip=5.0, lr=2e-3, steps=600),
-    flow.healthy("adamax-batch-8", opt=torch.optim.Adamax, batch=16, steps=800, lr=5e-3),
+    flow.healthy("adamax-clip", opt=torch.optim.Adamax, steps=400, lr=8e-3, clip=5.0),
     flow.failing("volume-wrong-way", criterion=likelihood(-1.0), curable=False),
     flow.failing("unbounded-lr-x100", bounded=False, lr=0.2),
-    flow.failing("sgd-lr-3", bounded=False, opt="sgd", lr=3.0),
     flow.failing("weights-x5", bounded=False, prepare=f.weights(5.0), opt="sgd", lr=1e-3),
     flow.failing("broken-sensor", spare=True, bounded=False, steps=600, lr=5e-3, curable=False),
     flow.failing("infinite-value", poison=f.bad_values(INF, f.once(90))),
     flow.failing(
         "outlier-batches", bounded=False, poison=f.outliers(1e3, f.each(7), 0.1), opt="sgd", lr=0.01
     ),
-    flow.failing("zero-grad-forgotten", zero_grad=False, curable=False, opt="sgd", lr=0.03),
     cross.healthy("plain"),
-    cross.healthy("nadam", opt=torch.optim.NAdam),
-    cross.healthy("targets-of-003", target=0.03, lr=3e-3, steps=600, schedule=f.one_cycle),
+    cross.healthy("loss-of-1e-5", scale=1e-5),
     cross.healthy("median", criterion=pinball(0.5)),
-    cross.healthy("frozen-categories", prepare=f.freeze("embed")),
     cross.healthy(
         "two-rates",
         parameters=lambda m: [
@@ -185,13 +175,10 @@ SCENARIOS = [
         ],
     ),
     cross.healthy("batch-4", batch=4, lr=1e-3, steps=700),
-    cross.failing("raw-sgd", scaled=False, opt="sgd", lr=1e-3),
     cross.failing("raw-adam-lr-1", scaled=False, lr=1.0),
     cross.failing("name-column", names=True),
     cross.failing("relative-error", criterion=relative, opt="sgd", lr=0.01),
     cross.failing("broadcast", criterion=broadcast, curable=False),
-    cross.failing("wrong-sign", criterion=lambda out, y: -F.mse_loss(out, y), curable=False),
-    cross.failing("adadelta-lr-of-adam", opt=torch.optim.Adadelta, lr=1e-3),
     cross.failing("sgd-lr-1", opt="sgd", lr=1.0),
     cross.failing(
         "embeddings-alone", parameters=lambda m: m.embed[2].parameters(), opt="sgd", lr=1e-3, curable=False
