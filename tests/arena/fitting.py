@@ -18,11 +18,14 @@ from arena.training import Training
 Pair = tuple[Tensor, Tensor]
 
 
-def optimizer_of(name: str, parameters: Iterable[Any], lr: float, **settings: Any) -> Optimizer:
-    """An optimizer by its short name."""
+def optimizer_of(
+    kind: str | type[Optimizer], parameters: Iterable[Any], lr: float, **settings: Any
+) -> Optimizer:
+    """An optimizer by its short name or its class."""
     kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     kinds |= {"rmsprop": torch.optim.RMSprop, "adagrad": torch.optim.Adagrad}
-    return kinds[name](parameters, lr=lr, **settings)
+    make: Any = kinds[kind] if isinstance(kind, str) else kind
+    return make(parameters, lr=lr, **settings)
 
 
 def criterion_of(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
@@ -51,7 +54,7 @@ def fit(
     task: Task,
     *,
     lr: float,
-    opt: str = "adam",
+    opt: str | type[Optimizer] = "adam",
     steps: int = 300,
     batch: int = 64,
     prepare: Callable[[nn.Module], object] | None = None,

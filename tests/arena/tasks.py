@@ -8,6 +8,7 @@ import inspect
 import json.decoder
 import random
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from types import ModuleType
@@ -35,7 +36,7 @@ class Task:
         return replace(self, x=self.x.view(-1, *shape), test_x=self.test_x.view(-1, *shape))
 
 
-def _split(x: Tensor, y: Tensor, classes: int) -> Task:
+def split(x: Tensor, y: Tensor, classes: int) -> Task:
     """Every fifth example to test, after one fixed shuffle."""
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(x)))
     x, y = x[order], y[order]
@@ -48,14 +49,14 @@ def digits() -> Task:
     """1,797 digits of 8 x 8, flat, mean 0 and std 1."""
     data = datasets.load_digits()
     x = torch.tensor(data.data, dtype=torch.float32)
-    return _split((x - x.mean()) / x.std(), torch.tensor(data.target), 10)
+    return split((x - x.mean()) / x.std(), torch.tensor(data.target), 10)
 
 
 @cache
 def raw_digits() -> Task:
     """The same as they lie in the file: 0 to 16."""
     data = datasets.load_digits()
-    return _split(torch.tensor(data.data, dtype=torch.float32), torch.tensor(data.target), 10)
+    return split(torch.tensor(data.data, dtype=torch.float32), torch.tensor(data.target), 10)
 
 
 @cache
@@ -63,7 +64,7 @@ def mnist() -> Task:
     """5,000 digits of 28 x 28, in 0..1."""
     pixels, labels = mnist_data()
     x = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 28, 28) / 255
-    return _split(x, torch.tensor(labels), 10)
+    return split(x, torch.tensor(labels), 10)
 
 
 @cache
@@ -72,7 +73,7 @@ def table(name: str, scaled: bool = True) -> Task:
     data = getattr(datasets, f"load_{name}")()
     x = torch.tensor(data.data, dtype=torch.float32)
     x = (x - x.mean(0)) / x.std(0) if scaled else x
-    return _split(x, torch.tensor(data.target), len(data.target_names))
+    return split(x, torch.tensor(data.target), len(data.target_names))
 
 
 @cache
@@ -81,17 +82,15 @@ def diabetes(scaled: bool = True) -> Task:
     data = datasets.load_diabetes()
     x = torch.tensor(data.data, dtype=torch.float32)
     y = torch.tensor(data.target, dtype=torch.float32).view(-1, 1)
-    return _split((x - x.mean(0)) / x.std(0), (y - y.mean()) / y.std() if scaled else y, 0)
+    return split((x - x.mean(0)) / x.std(0), (y - y.mean()) / y.std() if scaled else y, 0)
 
 
 VOCABULARY = 64
 _SOURCES: tuple[ModuleType, ...] = (argparse, ast, json.decoder, random, tarfile)
 
 
-@cache
-def codes() -> tuple[Tensor, ...]:
-    """The sources of five modules as letters 0..63, the most frequent first; rarer ones are the last."""
-    texts = [inspect.getsource(module) for module in _SOURCES]
+def spelled(texts: Sequence[str]) -> tuple[Tensor, ...]:
+    """Texts as letters 0..63, the most frequent of them all first; rarer ones are the last."""
     whole = "".join(texts)
     ranks = {c: i for i, c in enumerate(sorted(set(whole), key=lambda c: (-whole.count(c), c)))}
     return tuple(
@@ -100,12 +99,18 @@ def codes() -> tuple[Tensor, ...]:
 
 
 @cache
+def codes() -> tuple[Tensor, ...]:
+    """The sources of five modules, spelled."""
+    return spelled([inspect.getsource(module) for module in _SOURCES])
+
+
+@cache
 def letters(length: int = 32) -> Task:
     """Stretches of source text and, at each place, the letter that follows."""
     whole = torch.cat([code[: 40_000 - 40_000 % length] for code in codes()])
     count = (len(whole) - 1) // length
     x, y = whole[: count * length].view(-1, length), whole[1 : count * length + 1].view(-1, length)
-    return _split(x, y, VOCABULARY)
+    return split(x, y, VOCABULARY)
 
 
 @cache
@@ -113,4 +118,4 @@ def origins(length: int = 48) -> Task:
     """Stretches of source text, and which of the five modules they come from."""
     parts = [code[: 12_000 - 12_000 % length].view(-1, length) for code in codes()]
     y = torch.cat([torch.full((len(part),), i) for i, part in enumerate(parts)])
-    return _split(torch.cat(parts), y, len(parts))
+    return split(torch.cat(parts), y, len(parts))
