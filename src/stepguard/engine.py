@@ -76,7 +76,7 @@ class Engine:
         watches = [Watch(rule.condition, mask) for rule, mask in zip(rules.rules, masks, strict=True)]
         self._evaluator = Evaluator(watches, len(self.layers))
         self._watched = [self._watch(rule) for rule in rules.rules]
-        self._review_at = 0
+        self._review_at = 0.0
         """The step at which it is time to look which rules are over."""
         self._busy: set[int] = set()
         """The rules of which an alert is pending or firing, by their places."""
@@ -100,12 +100,13 @@ class Engine:
         marked, once in `take_failures`, and left out from then on. Nearly always no rule may hold, which the
         screens in front of the evaluation tell for next to nothing.
         """
-        step, watched_rules = frame.step, self._watched
+        step = frame.step
         if step >= self._review_at:
             self._review(step)
-        progress = step / self.total_steps if self.total_steps else None
-        fed = self._evaluator.feed(frame, progress, lambda place: watched_rules[place].may_begin(step))
-        places = sorted(self._busy.union(fed.may_hold)) if self._busy else fed.may_hold
+        fed = self._evaluator.feed(frame, step / self.total_steps if self.total_steps else None)
+        places = [place for place in fed.may_hold if self._watched[place].may_begin(step)]
+        if self._busy:
+            places = sorted(self._busy.union(places))
         changes: list[Change] = []
         for index in places:
             watched = self._watched[index]
@@ -116,10 +117,12 @@ class Engine:
         return changes
 
     def _review(self, step: int) -> None:
-        """Spend nothing more on the rules that are over."""
-        self._review_at = step + _REVIEW
-        places = (place for place, watched in enumerate(self._watched) if not watched.over(step))
-        self._evaluator.attend(frozenset(places), step)
+        """Spend nothing more on the rules that are over, and as little as may be on those to come."""
+        rules = {place: each for place, each in enumerate(self._watched) if not each.over(step)}
+        begun = (place for place, each in rules.items() if each.start <= step)
+        self._evaluator.attend(frozenset(rules), frozenset(begun), step)
+        to_come = [each.start for each in rules.values() if each.start > step]
+        self._review_at = min([step + _REVIEW, *to_come])
 
     def _leave_out(self, index: int, reason: str) -> None:
         watched = self._watched[index]
@@ -204,6 +207,7 @@ class Engine:
                 changes.append(Change(now, rule.name, name, "inactive", rule.severity))
             self._set(index, self._no_alerts(rule))
         self._evaluator.rewind(step, now)
+        self._review_at = now
         return changes
 
     def firing(self) -> frozenset[str]:

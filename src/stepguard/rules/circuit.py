@@ -91,6 +91,12 @@ class Circuit:
             self._cells[key] = Cell(self._computation(node, mask), self._clock)
         return self._cells[key]
 
+    def value(self, node: Node, mask: Mask) -> Callable[[], Any]:
+        """Give what gives the value of a part; from a cell, unless it is quicker to compute it again."""
+        if isinstance(node, Operation) and not node.kind.vector:
+            return self._operation(node, mask)
+        return self.cell(node, mask).get
+
     def detection(self, node: Call, mask: Mask) -> Cell[Detection]:
         """Give the cell of a detector's whole answer."""
         return self._detections[_key(node, mask)]
@@ -149,7 +155,7 @@ class Circuit:
         if isinstance(node, Constant):
             number = values.spread(node.value, truth=False) if vector else node.value
             return lambda: number
-        get = self.cell(node, mask).get
+        get = self.value(node, mask)
         if not vector or node.kind.vector:
             return get
         return lambda: values.spread(get(), truth=node.kind.truth)

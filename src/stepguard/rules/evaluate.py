@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,7 @@ class Fed(NamedTuple):
     may_be_known: frozenset[int]
     """Those that are not surely unknown."""
     may_hold: list[int]
-    """Those of the wanted ones that may hold; the `truth` of the others does not."""
+    """Those of which someone asks that may hold; the `truth` of the others does not."""
 
 
 class Plan(NamedTuple):
@@ -58,7 +58,7 @@ class Plan(NamedTuple):
     may_be_known: frozenset[int]
     """The conditions that are not surely unknown, by their places."""
     screens: tuple[tuple[int, Callable[[], bool]], ...]
-    """Those that do not surely fail to hold, each with the screen that looks at values."""
+    """Those of which someone asks that do not surely fail to hold, each with what looks at values."""
     series: tuple[Series, ...]
     """The series that may be known."""
     subjects: tuple[tuple[str, Readings], ...]
@@ -66,19 +66,28 @@ class Plan(NamedTuple):
 
 
 _MOST_PLANS = 64
-_Attended: TypeAlias = tuple[frozenset[int], tuple[Series, ...]]
-"""The conditions that are attended to, and the series that they need."""
 
 
-def _always(watch: int) -> bool:
-    return True
+class _Attended(NamedTuple):
+    """What is wanted for the time being."""
+
+    kept: frozenset[int]
+    """The conditions for which windows and readings are kept, by their places."""
+    asked: frozenset[int]
+    """Those of them of which someone asks whether they may hold."""
+    series: tuple[Series, ...]
+    """What they look at."""
 
 
-def _passes(screen: Callable[[], bool]) -> bool:
-    try:
-        return screen()
-    except Exception:
-        return True  # the `truth` raises the same
+def _passed(screens: Iterable[tuple[int, Callable[[], bool]]]) -> list[int]:
+    passed: list[int] = []
+    for watch, screen in screens:
+        try:
+            if screen():
+                passed.append(watch)
+        except Exception:
+            passed.append(watch)  # the `truth` raises the same
+    return passed
 
 
 class _Watched:
@@ -140,25 +149,25 @@ class Evaluator:
         self._attended = self._everything()
 
     def _everything(self) -> _Attended:
-        return frozenset(range(len(self._watched))), tuple(self._circuit.series.values())
+        watches = frozenset(range(len(self._watched)))
+        return _Attended(watches, watches, tuple(self._circuit.series.values()))
 
-    def attend(self, watches: frozenset[int], step: int) -> None:
-        """From this step on keep only what these conditions need; nobody wants the others again.
+    def attend(self, kept: frozenset[int], asked: frozenset[int], step: int) -> None:
+        """From this step on keep only what some conditions need, and look only whether some may hold.
 
-        A `rewind` and a `load_state_dict` end that: all are attended to again.
+        Nobody wants the others again: only a `rewind` and a `load_state_dict` make all of them wanted.
         """
-        needed = frozenset[Any]().union(*(self._watched[watch].series for watch in watches))
+        needed = frozenset[Any]().union(*(self._watched[watch].series for watch in kept))
         series = self._circuit.series.values()
-        attended = watches, tuple(each for each in series if each in needed and not each.over(step))
+        attended = _Attended(kept, asked, tuple(s for s in series if s in needed and not s.over(step)))
         if attended != self._attended:
             self._attended = attended
             self._plans.clear()
 
-    def feed(self, frame: Frame, progress: float | None, wanted: Callable[[int], bool] = _always) -> Fed:
+    def feed(self, frame: Frame, progress: float | None) -> Fed:
         """Begin a step; steps ascend, and what was fed is not changed afterwards.
 
-        Gives which conditions may be known and, of those that are wanted, may hold. Never raises for a fault
-        of one condition: its `truth` does.
+        Never raises for a fault of one condition: its `truth` does.
         """
         signals = tuple(frame.scalars), tuple(frame.vectors)
         plan = self._plans.get(signals) or self._plan(signals)
@@ -167,21 +176,20 @@ class Evaluator:
             for name, readings in plan.subjects:
                 vector = frame.vectors.get(name)
                 readings.push(frame.step, self._circuit.read(name) if vector is None else vector)
-            may_hold = [watch for watch, screen in plan.screens if wanted(watch) and _passes(screen)]
-        return Fed(plan.may_be_known, may_hold)
+            return Fed(plan.may_be_known, _passed(plan.screens))
 
     def _plan(self, signals: tuple[tuple[str, ...], tuple[str, ...]]) -> Plan:
         there = frozenset((*signals[0], *signals[1]))
         if len(self._plans) == _MOST_PLANS:
             self._plans.clear()
-        watches, series = self._attended
-        each = [(place, self._watched[place]) for place in sorted(watches)]
-        fresh = [(place, watched) for place, watched in each if _fresh(watched.condition, there)]
+        kept, asked, series = self._attended
+        watched = {place: self._watched[place] for place in sorted(kept)}
+        fresh = [(place, each) for place, each in watched.items() if _fresh(each.condition, there)]
         may_hold = [(p, w.may_hold) for p, w in fresh if not surely_not_true(w.condition.root, there)]
-        subjects = dict.fromkeys(watched.condition.subject for _, watched in each)
+        subjects = dict.fromkeys(each.condition.subject for each in watched.values())
         plan = self._plans[signals] = Plan(
             frozenset(p for p, w in fresh if not surely_unknown(w.condition.root, there)),
-            tuple(may_hold),
+            tuple((place, screen) for place, screen in may_hold if place in asked),
             tuple(each for each in series if not surely_unknown(each.node, there)),
             tuple((name, self._readings[name]) for name in subjects if name in there or name in CLOCKS),
         )

@@ -85,7 +85,7 @@ class Screens:
                 return self._itself(node, mask)
 
     def _itself(self, node: Node, mask: Mask) -> Callable[[], Any]:
-        get = self._circuit.cell(node, mask).get
+        get = self._circuit.value(node, mask)
         if not node.kind.vector:
             return lambda: get() is True
 
@@ -94,14 +94,16 @@ class Screens:
     def _joined(
         self, node: Node, mask: Mask, join: Callable[[Any, Any], Any], *, end: bool
     ) -> Callable[[], Any]:
-        """Join the parts, cheap ones first, until one truth for all decides it."""
+        """Join the parts until one truth for all decides it: the one that did last, then cheap ones first."""
         screens = [self._screen(part, mask) for part in sorted(node.parts, key=_cost)]
 
         def holds() -> Any:
             found: Any = not end
-            for screen in screens:
+            for place, screen in enumerate(screens):
                 found = join(found, screen())
                 if found is end:
+                    if place:
+                        screens.insert(0, screens.pop(place))
                     break
             return found
 

@@ -155,6 +155,8 @@ class _Ring:
         self.room, self.shape = room, shape
         self.keep = 2 * room
         self.start = self.count = 0
+        self.newest = -1
+        """The step of the last row, if there is one."""
         self.lost: int | None = None
         """The step of the newest reading that had to give way to newer ones."""
         self.first: Array = np.full(shape, np.inf)
@@ -165,10 +167,6 @@ class _Ring:
         self.values = np.empty((rows, *shape))
         self.whole = np.zeros(rows, np.bool_)
         """Whether a row surely has a reading at every place that had one by then."""
-
-    @property
-    def newest(self) -> int:
-        return int(self.steps[self.start + self.count - 1])
 
     def expect_after(self, key: str, step: int) -> None:
         if self.count and step <= self.newest:
@@ -184,7 +182,7 @@ class _Ring:
             begins = np.isinf(self.first) & ~np.isnan(values)
             if np.count_nonzero(begins):
                 self.begin(np.where(begins, step, self.first))
-        self.whole[end] = there == self.begun
+        self.whole[end], self.newest = there == self.begun, step
         if self.count == self.keep:
             self.lost = int(self.steps[self.start])
             self.start += 1
@@ -198,9 +196,12 @@ class _Ring:
     def newest_place(self, step: int, n: int) -> int | None:
         """The row of the last reading at steps in `(step - n, step]`."""
         place = self.start + self.count - 1
-        if self.count and self.steps[place] > step:
+        if self.count and self.newest > step:
             place = self.start + int(self.steps[self.rows()].searchsorted(step, side="right")) - 1
         return place if place >= self.start and self.steps[place] > step - n else None
+
+    def _note_newest(self) -> None:
+        self.newest = int(self.steps[self.start + self.count - 1]) if self.count else -1
 
     def _move_to_front(self) -> None:
         kept = self.rows()
@@ -215,7 +216,7 @@ class _Ring:
     def window(self, step: int, n: int) -> Window:
         begin, end = self.start, self.start + self.count
         steps = self.steps[begin:end]
-        if self.count and steps[-1] > step:
+        if self.count and self.newest > step:
             end = begin + int(steps.searchsorted(step, side="right"))
         if self.count and steps[0] <= step - n:
             begin += int(steps.searchsorted(step - n, side="right"))
@@ -223,6 +224,7 @@ class _Ring:
 
     def rewind(self, step: int) -> None:
         self.count = int(np.searchsorted(self.steps[self.rows()], step, side="right"))
+        self._note_newest()
         self.begin(np.where(self.first > step, np.inf, self.first))
         if self.lost is None:
             return
@@ -233,6 +235,7 @@ class _Ring:
 
     def shift(self, steps: int) -> None:
         self.steps[self.rows()] += steps
+        self._note_newest()
         self.first = self.first + steps
         if self.lost is not None:
             self.lost += steps
@@ -253,6 +256,7 @@ class _Ring:
         ring.begin(np.array(state["first"]))
         ring.lost, ring.count = state["lost"], len(state["steps"])
         ring.steps[: ring.count], ring.values[: ring.count] = state["steps"], state["values"]
+        ring._note_newest()
         missing = np.isnan(state["values"]) & np.isfinite(ring.first)
         ring.whole[: ring.count] = ~missing.any(axis=tuple(range(1, missing.ndim)))
         return ring

@@ -111,6 +111,8 @@ class StretchesBound:
 
     def reach(self, step: int) -> None:
         """Compute the medians of all stretches that end at or before a step, but for what is long past."""
+        if step <= self._reached:
+            return
         begin = max(self._reached + 1, step - self._n)
         if begin > self._reached + 1:
             self._medians = {width: array("d") for width in self._sliding}
@@ -121,7 +123,7 @@ class StretchesBound:
                 medians.append(sliding.median())
             if len(medians) > 3 * self._n:
                 del medians[: -self._n - 1]
-        self._reached = max(self._reached, step)
+        self._reached = step
 
     def stretch(self, place: int) -> float:
         """The median of a stretch at the step that was reached, 0 for the oldest; NaN without readings."""
