@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from stepguard.collect.activations import FUNCTIONS, PASSED_ON, bounds_of, function_of
 from stepguard.collect.layers import Watched
-from stepguard.collect.samples import WIDTHS, Samples, Seen
+from stepguard.collect.samples import WIDTHS, Samples
 from stepguard.collect.trace import Call, call_of, repeat
 from stepguard.signals import Layer
 
@@ -86,8 +86,8 @@ class Taps:
         self._nodes: set[Any] = set()
         self._discovering = True
         self._channels_first = False
-        self._last: tuple[weakref.ref[Tensor], int, Seen] | None = None
-        """The tensor measured last, its version then, and its extremes."""
+        self._last: tuple[weakref.ref[Tensor], int, _Seat] | None = None
+        """The tensor measured last, its version then, and where its sample is."""
         self._before_calls: dict[str, RemovableHandle] = {}
         self._handles = [model.register_forward_pre_hook(_Hook(self._on_input), with_kwargs=True)]
         for item in watched:
@@ -151,7 +151,7 @@ class Taps:
         try:
             given = first_floating((args, dict(kwargs)))
             if given is not None:
-                self._measure(INPUT, given, -1, None)
+                self._measure(INPUT, given, None, None)
         except Exception as fault:
             self._on_fault(fault)
 
@@ -211,25 +211,30 @@ class Taps:
                 if not item.activation:
                     self._channels_first = item.channels_first
                 on_channels = (self._channels_first and tensor.dim() > 2) or item.channels_first
-                known = self._known(args[0]) if relu and args and output is not args[0] else None
-                self._measure(layer.name, tensor, 1 if on_channels else -1, bounds, known)
+                given = args[0] if relu and args else None
+                self._measure(
+                    layer.name, tensor, 1 if on_channels else -1, bounds, self._source(given, tensor)
+                )
             except Exception as fault:
                 self._on_fault(fault)
 
         return hook
 
-    def _known(self, given: Any) -> Seen:
-        """The extremes of a tensor, if it is the one that was measured last and no one wrote to it since."""
-        last = self._last
-        return last[2] if last is not None and last[0]() is given and last[1] == given._version else None
+    def _source(self, given: Any, output: Tensor) -> _Seat | None:
+        """Where the sample of a ReLU's input is, if that is the tensor that was measured last, as it was."""
+        if given is None or self._last is None:
+            return None
+        tensor, version, seat = self._last
+        written = 1 if given is output else 0
+        return seat if tensor() is given and version + written == given._version else None
 
     def _measure(
         self,
         key: str,
         tensor: Tensor,
-        unit_dim: int,
+        unit_dim: int | None,
         bounds: tuple[float, float] | None,
-        relu_of: Seen = None,
+        relu_of: _Seat | None = None,
     ) -> None:
         seat = self._seats.get(key)
         # The recomputation of a checkpoint counts only where the pass before it could not be seen.
@@ -238,12 +243,13 @@ class Taps:
         kind = tensor.device, tensor.dtype, tensor.numel()
         if seat is None or seat.kind != kind:
             seat = self._seats[key] = self._seat(key, kind, bounds)
-        again = seat.samples.holds(seat.row)
-        seat.samples.put(seat.row, tensor, unit_dim if tensor.dim() > 1 else -1, relu_of)
-        # After several calls the extremes are those of all of them.
-        self._last = (
-            None if again else (weakref.ref(tensor), tensor._version, seat.samples.extremes(seat.row))
-        )
+        self._last = weakref.ref(tensor), tensor._version, seat
+        samples, row = seat.samples, seat.row
+        if relu_of is not None and relu_of.samples is samples and samples.put_relu(row, tensor, relu_of.row):
+            return
+        if unit_dim is not None:
+            unit_dim = (unit_dim if tensor.dim() > 1 else -1) % max(tensor.dim(), 1)
+        samples.put(row, tensor, unit_dim)
 
     def _seat(
         self, key: str, kind: tuple[torch.device, torch.dtype, int], bounds: tuple[float, float] | None
