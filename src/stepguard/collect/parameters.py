@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stepguard.collect.gathered import Gathered
 from stepguard.collect.optimizer_state import second_moment_ratios
-from stepguard.collect.sampling import spread, whole
-
-SPREAD = 4096
-"""Elements of a parameter that show its zero gradients and its update; smaller ones are taken whole."""
+from stepguard.collect.sampling import whole
 
 SUMS = (
     *("numel", "weight squares", "weight nonfinite", "updated", "update squares"),
@@ -31,10 +29,6 @@ SUMS = (
 "updated" and "with grad" are 1 where what stands behind was measured, "compared" is then the number of
 elements.
 """
-
-_SMALL_SQUARE = 1e-34
-"""Elements whose squares are smaller on average begin to leave single precision."""
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 Floats = NDArray[np.float64]
 Host = NDArray[np.floating]
@@ -49,90 +43,6 @@ class ParameterNumbers(NamedTuple):
     """Largest abs(x) of the weights and of the gradients, shape [2, parameters]."""
 
 
-class _Gathered:
-    """Room for the elements of some tensors, of each at most SPREAD, in one flat buffer."""
-
-    def __init__(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> None:
-        sizes = np.array([tensor.numel() for tensor in tensors])
-        self.counts = np.minimum(sizes, SPREAD)
-        self.starts = np.cumsum(self.counts) - self.counts
-        self.large = np.flatnonzero(sizes > SPREAD).tolist()
-        self.buffer = torch.empty(int(self.counts.sum()), dtype=dtype, device=tensors[0].device)
-        rooms = self.buffer.split(self.counts.tolist())
-        self._rooms = [
-            r if t.numel() > SPREAD else r.view(t.shape) for r, t in zip(rooms, tensors, strict=True)
-        ]
-        self.numel = sizes.astype(np.float64)
-        self.share = self.numel / self.counts
-        self._dtype = dtype
-        self._room, self._wide = np.empty(len(self.buffer), _NUMPY[dtype]), np.empty(len(self.buffer))
-        self._truth = np.empty(len(self.buffer), np.bool_)
-        self._shapes = [tensor.shape for tensor in tensors]
-
-    def fits(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether these tensors have the shapes that the room was made for."""
-        return [tensor.shape for tensor in tensors] == self._shapes
-
-    def gather(self, tensors: Sequence[Tensor]) -> None:
-        """Copy the elements in."""
-        parts = list(tensors)
-        for i in self.large:
-            parts[i] = spread(parts[i], SPREAD)
-        torch._foreach_copy_(self._rooms, parts)  # pyright: ignore
-
-    def measure(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Of all elements of each large tensor the lowest, the highest and the sum of squares.
-
-        Behind them come the numbers of non-finite elements, which are left out where the host sees without
-        waiting that there are none.
-        """
-        if not self.large:
-            return self.buffer[:0]
-        large = [tensors[i] for i in self.large]
-        # Tensor by tensor, so that the second look finds it in the cache.
-        found = torch.stack([x for t in large for x in (*torch.aminmax(t), _square_sum(t, self._dtype))])
-        if found.device.type == "cpu" and np.isfinite(found.numpy()).all():
-            return found
-        bad = torch.stack([tensor.numel() - tensor.isfinite().sum() for tensor in large])
-        return torch.cat([found, bad.to(found.dtype)])
-
-    def squares(self, host: Host) -> Floats:
-        """Sum of squares over the sampled elements of each tensor."""
-        np.copyto(self._wide, host)
-        np.multiply(self._wide, self._wide, out=self._wide)
-        return np.add.reduceat(self._wide, self.starts)
-
-    def apart(self, host: Host, other: Host) -> Floats:
-        """Sum of squared differences over all elements of each tensor, estimated from the sample."""
-        return self.squares(np.subtract(host, other, out=self._room)) * self.share
-
-    def zeros(self, host: Host) -> Floats:
-        """Number of exact zeros among all elements of each tensor, estimated from the sample."""
-        zero = np.equal(host, 0, out=self._truth).view(np.uint8)
-        return np.add.reduceat(zero, self.starts, dtype=np.int32) * self.share
-
-    def reduce(self, host: Host, large: Host) -> tuple[Floats, Floats, Floats]:
-        """Sum of squares, largest abs(x) and number of non-finite elements of each tensor.
-
-        `large` is the host copy of what was measured of the large tensors.
-        """
-        squares = self.squares(host)
-        absmax = np.maximum.reduceat(np.abs(host, out=self._room), self.starts).astype(np.float64)
-        bad = np.zeros(len(squares))
-        if not np.isfinite(absmax).all():
-            bad = np.add.reduceat(~np.isfinite(host), self.starts, dtype=np.float64)
-        if self.large:
-            count = len(self.large)
-            low, high, total = large[: 3 * count].astype(np.float64).reshape(-1, 3).T
-            absmax[self.large] = np.maximum(np.abs(low), np.abs(high))
-            bad[self.large] = large[3 * count :] if len(large) > 3 * count else 0.0
-            # Squares that left single precision are those of the sample, which are taken in double.
-            exact = (total > self.numel[self.large] * _SMALL_SQUARE) & np.isfinite(total)
-            exact |= ~np.isfinite(absmax[self.large])
-            squares[self.large] = np.where(exact, total, (squares * self.share)[self.large])
-        return squares, absmax, bad
-
-
 class ParameterBank:
     """The parameters on one device in one number format, and samples of them at this step and the one
     before.
@@ -144,8 +54,8 @@ class ParameterBank:
         self._dtype = torch.float64 if first.dtype in (torch.float64, torch.complex128) else torch.float32
         self._weights = [whole(parameter) for parameter in self.parameters]
         self._trainable: list[bool] = []
-        self._now, self._before = (_Gathered(self._weights, self._dtype) for _ in range(2))
-        self._gradients: _Gathered | None = None
+        self._now, self._before = (Gathered(self._weights, self._dtype) for _ in range(2))
+        self._gradients: Gathered | None = None
         self._with_grad: list[int] = []
         self._with_ratio: list[int] = []
         self._sampled_at: int | None = None
@@ -172,7 +82,7 @@ class ParameterBank:
         self._before, self._now = self._now, self._before
         self._weights = [whole(parameter) for parameter in self.parameters]
         if not self._now.fits(self._weights):
-            self._now, self._before = (_Gathered(self._weights, self._dtype) for _ in range(2))
+            self._now, self._before = (Gathered(self._weights, self._dtype) for _ in range(2))
             self._sampled_at = None
         self._trainable = [parameter.requires_grad for parameter in self.parameters]
         self._now.gather(self._weights)
@@ -189,7 +99,7 @@ class ParameterBank:
         if not grads:
             self._gradients = None
         elif self._gradients is None or not self._gradients.fits(grads):
-            self._gradients = _Gathered(grads, self._dtype)
+            self._gradients = Gathered(grads, self._dtype)
         parts = [self._now.buffer, self._before.buffer, self._now.measure(self._weights)]
         if self._gradients is not None:
             # All elements first: the places of the sample are then in the cache.
@@ -225,14 +135,6 @@ class ParameterBank:
                     sums[10, self._with_ratio] = numel = self._now.numel[self._with_ratio]
                     sums[11, self._with_ratio] = values * numel
         return ParameterNumbers(sums, largest)
-
-
-def _square_sum(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sum of squares in that number format, without a dimension."""
-    if tensor.dtype == dtype and tensor.is_contiguous():
-        # Twice as fast as a norm on the CPU.
-        return torch.dot(tensor.view(-1), tensor.view(-1))
-    return torch.linalg.vector_norm(tensor, dtype=dtype).square()
 
 
 def _dense(grad: Tensor) -> Tensor:
