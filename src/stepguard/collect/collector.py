@@ -23,6 +23,8 @@ from stepguard.collect.taps import INPUT, Taps
 from stepguard.collect.transfer import Transfer
 from stepguard.signals import Frame, Layer, Vector
 
+_SOME_LAYERS_ONLY = np.isin(ACTIVATION_SIGNALS, ("act.saturated", "act.variation"))[:, None]
+
 
 class Collector:
     """Everything that is measured of one model.
@@ -201,7 +203,10 @@ class Collector:
                 frame.scalars[f"input.{what}"] = float(of_input[f"act.{what}"])
         inside = [row for row, name in enumerate(names) if name in self._places]
         places = [self._places[names[row]] for row in inside]
-        self._framer.fill(ACTIVATION_SIGNALS, places, outputs.signals[:, inside])
+        signals = outputs.signals[:, inside]
+        # NaN means absence where a layer cannot have the signal: an unbounded activation, a batch of one.
+        known = ~(np.isnan(signals) & _SOME_LAYERS_ONLY)
+        self._framer.fill(ACTIVATION_SIGNALS, places, signals, known)
         self._framer.fill_hist(places, outputs.hist[inside])
 
     def _add_parameters(self, frame: Frame, transfer: Transfer) -> None:

@@ -40,17 +40,34 @@ class _Seat(NamedTuple):
     row: int
 
 
-class _Hook:
-    """A hook that stays behind when its module is pickled or copied: the copy measures nothing."""
+class _Nobody:
+    """Who listens to the hooks of a copied model."""
 
-    def __init__(self, call: Callable[..., None]) -> None:
-        self._call = call
+    active = False
+
+
+class _Hook:
+    """A hook that costs next to nothing while nobody listens.
+
+    It stays behind when its module is pickled or copied: the copy measures nothing.
+    """
+
+    def __init__(self, listener: Taps | type[_Nobody], call: Callable[..., None]) -> None:
+        self._listener, self._call = listener, call
+
+    def __call__(self, *args: Any) -> None:
+        if self._listener.active:
+            self._call(*args)
+
+    def __reduce__(self) -> tuple[Callable[..., _Hook], tuple[type[_Nobody], Callable[..., None]]]:
+        return _Hook, (_Nobody, _nothing)
+
+
+class _InputHook(_Hook):
+    """The hook on the model itself, which looks at every call."""
 
     def __call__(self, *args: Any) -> None:
         self._call(*args)
-
-    def __reduce__(self) -> tuple[Callable[..., _Hook], tuple[Callable[..., None]]]:
-        return _Hook, (_nothing,)
 
 
 def _nothing(*_args: Any) -> None:
@@ -89,12 +106,12 @@ class Taps:
         self._last: tuple[weakref.ref[Tensor], int, _Seat] | None = None
         """The tensor measured last, its version then, and where its sample is."""
         self._before_calls: dict[str, RemovableHandle] = {}
-        self._handles = [model.register_forward_pre_hook(_Hook(self._on_input), with_kwargs=True)]
+        self._handles = [model.register_forward_pre_hook(_InputHook(self, self._on_input), with_kwargs=True)]
         for item in watched:
             if not item.activation:
                 name = item.layer.name
-                self._before_calls[name] = item.module.register_forward_pre_hook(_Hook(self._before(item)))
-            self._handles.append(item.module.register_forward_hook(_Hook(self._after(item))))
+                self._before_calls[name] = item.module.register_forward_pre_hook(_Hook(self, self._before(item)))
+            self._handles.append(item.module.register_forward_hook(_Hook(self, self._after(item))))
 
     def close(self) -> None:
         """Take all hooks off the model."""
@@ -124,7 +141,7 @@ class Taps:
 
     def _listening(self, module: nn.Module) -> bool:
         """Whether this call counts: training, with gradients."""
-        return self._tracing or (self.active and module.training and torch.is_grad_enabled())
+        return self._tracing or (module.training and torch.is_grad_enabled())
 
     def trace(self) -> None:
         """Measure the last call again, of a step that was not measured; nothing if there was none.
@@ -134,19 +151,20 @@ class Taps:
         call, self.last_call = self.last_call, None
         if call is None:
             return
-        self._tracing = True
+        active, self.active, self._tracing = self.active, True, True
         try:
             repeat(self._model, call)
         except Exception as fault:
             self.forget()
             self._on_fault(fault)
         finally:
-            self._tracing = False
+            self.active, self._tracing = active, False
 
     def _on_input(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not self._listening(model):
-            if model.training and torch.is_grad_enabled():
-                self.last_call = call_of(args, kwargs)
+            return
+        if not self.active:
+            self.last_call = call_of(args, kwargs)
             return
         try:
             given = first_floating((args, dict(kwargs)))
