@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -84,12 +85,14 @@ class Collector:
         """Take all hooks off the model."""
         self._taps.close()
 
+    @torch.no_grad()
     def remember(self, step: int) -> None:
         """Sample the weights before this step, so that the next frame can tell how far they moved."""
         self._settle()
         for bank in self._banks:
             bank.remember(step)
 
+    @torch.no_grad()
     def frame(self, step: int, loss: Tensor | None, *, sampled: bool) -> Frame:
         """Make the frame of this step, before its update.
 
@@ -117,6 +120,7 @@ class Collector:
         self._add_parameters(frame, transfer)
         transfer.run()
 
+    @torch.no_grad()
     def frame_of_loss(self, step: int, loss: Tensor | None) -> Frame:
         """Make a frame of the loss alone, and forget the forward passes since the last frame."""
         frame = self._frame_of_loss(step)
@@ -156,18 +160,18 @@ class Collector:
     def _with_loss(self, frame: Frame, loss: Tensor | None) -> Transfer:
         transfer = Transfer()
         if loss is not None:
-            transfer.add([loss.reshape(1)], lambda host: frame.scalars.update(loss=float(host[0])))
+            transfer.add([loss], lambda host: frame.scalars.update(loss=float(host.item())))
         return transfer
 
     def _screen(self, frame: Frame, transfer: Transfer) -> bool:
         """Bring over whether the gradients are finite; say so in the frame if all are."""
         finite: list[bool] = []
         for bank in self._banks:
-            transfer.add(bank.screen(), lambda host: finite.append(bool(np.isfinite(host[0]))))
+            transfer.add(bank.screen(), lambda *host: finite.extend(math.isfinite(x.item()) for x in host))
         transfer.run()
         if not all(finite):
             return False
-        has_grad = [p.grad is not None for bank in self._banks for p in bank.parameters]
+        has_grad = [has for bank in self._banks for has in bank.has_grad]
         if self._all_finite is None or self._all_finite[0] != has_grad:
             self._all_finite = has_grad, self._no_nonfinite(has_grad)
         vector = self._all_finite[1]

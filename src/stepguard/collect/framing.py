@@ -53,10 +53,8 @@ class Framer:
         """Move all that was put in into the frame; a signal of no layer is left out."""
         for signals, block in self._blocks.items():
             known = self._known[signals]
-            some = known.any(1).tolist()
-            frame.vectors.update(
-                (signal, Vector(block[i], known[i])) for i, signal in enumerate(signals) if some[i]
-            )
+            some = zip(signals, block, known, known.any(1).tolist(), strict=True)
+            frame.vectors.update((name, Vector(*row)) for name, *row, measured in some if measured)
         frame.hist, self._hist, self._blocks = self._hist, None, {}
         return frame
 

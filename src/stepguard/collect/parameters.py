@@ -56,26 +56,24 @@ class ParameterBank:
         self._trainable: list[bool] = []
         self._now, self._before = (Gathered(self._weights, self._dtype) for _ in range(2))
         self._gradients: Gathered | None = None
+        self.has_grad: list[bool] = []
+        """Which parameters had a gradient at the last `screen`."""
         self._with_grad: list[int] = []
         self._with_ratio: list[int] = []
         self._sampled_at: int | None = None
         self._updated = False
 
     def screen(self) -> list[Tensor]:
-        """A number on the device that is finite if every gradient is, shape [1]; none without gradients.
+        """Numbers on the device that are finite if every gradient is; none without gradients.
 
-        It samples nothing: a sum or a norm is finite only if all its terms are. One that overflows is a
-        false alarm, which a closer look at all elements settles.
+        It samples nothing: a sum is finite only if all its terms are. One that overflows is a false alarm,
+        which a closer look at all elements settles.
         """
-        grads = [p.grad for p in self.parameters if p.grad is not None]
-        if not grads:
-            return []
-        # Of number formats that are narrower the norm is far slower than the sum.
-        if all(grad.dtype == self._dtype and not grad.is_sparse for grad in grads):
-            found = torch._foreach_norm([grad.detach() for grad in grads])  # pyright: ignore
-        else:
-            found = [_dense(grad).sum(dtype=self._dtype) for grad in grads]
-        return [torch.stack(found).sum(0, keepdim=True)]
+        grads = [parameter.grad for parameter in self.parameters]
+        self.has_grad = [grad is not None for grad in grads]
+        found = [_dense(grad).sum(dtype=self._dtype) for grad in grads if grad is not None]
+        # On the host each can be looked at where it is.
+        return found if not found or found[0].device.type == "cpu" else [torch.stack(found).sum(0)]
 
     def remember(self, step: int) -> None:
         """Keep a sample of the weights as they are before this step's update."""

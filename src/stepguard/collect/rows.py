@@ -21,6 +21,14 @@ Layout = tuple[tuple[int, ...], tuple[int, ...], int | None]
 """Shape, stride and the dimension of the units."""
 
 
+class OnHost(NamedTuple):
+    """What a row holds, in the host's own memory."""
+
+    sample: NDArray[np.floating]
+    extremes: NDArray[np.floating]
+    """The lowest and the highest number."""
+
+
 class Row:
     """One layer's place in the buffers."""
 
@@ -31,8 +39,8 @@ class Row:
         self.plan: Plan | None = None
         self.where = self.sample = self.low = self.high = torch.empty(0)
         """Where the plan looks, and the buffers."""
-        self.extremes: NDArray[np.floating] | None = None
-        """The lowest and the highest number, where the host can see them without waiting."""
+        self.host: OnHost | None = None
+        """The same where the host can see it without waiting."""
         self.tame = False
         """Whether the last sample had tails so light that moments need no more than the next one."""
 
@@ -123,10 +131,11 @@ class Rows(list[Row]):
     def _cut(self, place: int) -> None:
         row, extremes = self[place], self._extremes[place]
         row.low, row.high = extremes.unbind()
-        row.extremes = extremes.numpy() if self.device.type == "cpu" else None
         if row.plan is not None:
             end = self._before + row.plan.sample
             row.sample = self._all[place, end - len(row.plan.places) : end]
+        if self.device.type == "cpu":
+            row.host = OnHost(row.sample.numpy(), extremes.numpy())
         self._judged = None
 
     def judge(self) -> None:

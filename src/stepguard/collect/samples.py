@@ -71,7 +71,7 @@ class Samples:
         row, again = self._rows[place], place in self._called
         if again:
             self._call_again(place)
-        output = whole(output)
+        output = whole(output.detach())
         how = self._planned(place, output, unit_dim)
         self._put_extremes(place, output, again)
         memory = output.as_strided((how.extent,), (1,))
@@ -88,11 +88,11 @@ class Samples:
         It can if the host sees that all numbers are finite, and both layers were called once in this step.
         """
         row, source = self._rows[place], self._rows[of]
-        if place in self._called or of in self._again or not source.judged or source.extremes is None:
+        if place in self._called or of in self._again or not source.judged or source.host is None:
             return False
-        if source.plan is None or source.layout is None or not _finite(source.extremes):
+        if source.plan is None or source.layout is None or not _finite(source.host.extremes):
             return False
-        output = whole(output)
+        output = whole(output.detach())
         if (output.shape, output.stride()) != source.layout[:2]:
             return False
         if row.layout != source.layout:
@@ -120,9 +120,9 @@ class Samples:
     def _finish_relus(self) -> None:
         for place, of in self._relus.items():
             row, source = self._rows[place], self._rows[of]
-            torch.clamp_min(source.sample, 0, out=row.sample)
-            if row.extremes is not None and source.extremes is not None:
-                np.maximum(source.extremes, 0, out=row.extremes)
+            if row.host is not None and source.host is not None:
+                for mine, given in zip(row.host, source.host, strict=True):
+                    np.maximum(given, 0, out=mine)
         self._relus = {}
 
     def _put_extremes(self, place: int, output: Tensor, again: bool) -> None:
@@ -134,7 +134,7 @@ class Samples:
             row.low.copy_(torch.minimum(low, row.low) if again else low)
             row.high.copy_(torch.maximum(high, row.high) if again else high)
         # Where the host cannot look without waiting, the device counts without being asked.
-        if row.extremes is None or not _finite(row.extremes):
+        if row.host is None or not _finite(row.host.extremes):
             bad = output.numel() - output.isfinite().sum()
             self._bad[place] = self._bad[place] + bad if place in self._bad else bad
 

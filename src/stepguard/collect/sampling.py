@@ -159,8 +159,7 @@ def places_of(shape: tuple[int, ...], stride: tuple[int, ...], most: int, device
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor as real numbers, detached, of one dimension or more; of a complex one both parts."""
-    tensor = tensor.detach()
+    """The tensor as real numbers of one dimension or more; of a complex one both parts."""
     if not tensor.dim():
         tensor = tensor.reshape(1)
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor

@@ -110,7 +110,9 @@ class Taps:
         for item in watched:
             if not item.activation:
                 name = item.layer.name
-                self._before_calls[name] = item.module.register_forward_pre_hook(_Hook(self, self._before(item)))
+                self._before_calls[name] = item.module.register_forward_pre_hook(
+                    _Hook(self, self._before(item))
+                )
             self._handles.append(item.module.register_forward_hook(_Hook(self, self._after(item))))
 
     def close(self) -> None:
