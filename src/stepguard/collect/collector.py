@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from stepguard.collect.framing import Framer, Membership, fill_parameters
+from stepguard.collect.framing import Framer, Membership, Seating, fill_parameters
 from stepguard.collect.layers import as_globs, matches, watched_modules
 from stepguard.collect.parameters import SUMS, ParameterBank, ParameterNumbers, banks, joined
 from stepguard.collect.samples import ACTIVATION_SIGNALS, Outputs, Samples
@@ -24,6 +24,8 @@ from stepguard.collect.taps import INPUT, Taps
 from stepguard.collect.transfer import Transfer
 from stepguard.signals import Frame, Layer, Vector
 
+_SEATINGS = 100
+"""How many sets of layers that are called in the same step are remembered."""
 _SOME_LAYERS_ONLY = np.isin(ACTIVATION_SIGNALS, ("act.saturated", "act.variation"))[:, None]
 
 
@@ -58,6 +60,7 @@ class Collector:
         self._settled = False
         self.layers: tuple[Layer, ...] = ()
         self._places: dict[str, int] = {}
+        self._seatings: dict[tuple[str, ...], Seating] = {}
         self._framer = Framer(0)
         self._all_finite: tuple[list[bool], Vector] | None = None
         """Which parameters had gradients at the last unmeasured step, and the `grad.nonfinite` they had."""
@@ -200,18 +203,23 @@ class Collector:
             transfer.add(samples.parts(), finish)
 
     def _put_outputs(self, frame: Frame, outputs: Outputs, name_of: Callable[[int], str]) -> None:
-        names = [name_of(row) for row in outputs.rows]
+        names = tuple(map(name_of, outputs.called))
+        seating = self._seatings.get(names)
+        if seating is None:
+            if len(self._seatings) == _SEATINGS:
+                self._seatings.clear()
+            seating = self._seatings[names] = Seating(names, outputs.called, self._places)
         if INPUT in names:
-            of_input = dict(zip(ACTIVATION_SIGNALS, outputs.signals[:, names.index(INPUT)], strict=True))
+            row = outputs.called[names.index(INPUT)]
+            of_input = dict(zip(ACTIVATION_SIGNALS, outputs.signals[:, row].tolist(), strict=True))
             for what in ("mean", "std", "absmax", "nonfinite"):
-                frame.scalars[f"input.{what}"] = float(of_input[f"act.{what}"])
-        inside = [row for row, name in enumerate(names) if name in self._places]
-        places = [self._places[names[row]] for row in inside]
-        signals = outputs.signals[:, inside]
-        # NaN means absence where a layer cannot have the signal: an unbounded activation, a batch of one.
-        known = ~(np.isnan(signals) & _SOME_LAYERS_ONLY)
-        self._framer.fill(ACTIVATION_SIGNALS, places, signals, known)
-        self._framer.fill_hist(places, outputs.hist[inside])
+                frame.scalars[f"input.{what}"] = of_input[f"act.{what}"]
+        if seating.any:
+            signals = outputs.signals[:, seating.rows]
+            # NaN means absence where a layer cannot have the signal: an unbounded activation, a batch of one.
+            known = ~(np.isnan(signals) & _SOME_LAYERS_ONLY)
+            self._framer.fill(ACTIVATION_SIGNALS, seating.places, signals, known)
+            self._framer.fill_hist(seating.places, outputs.hist[seating.rows])
 
     def _add_parameters(self, frame: Frame, transfer: Transfer) -> None:
         found: dict[int, ParameterNumbers] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from stepguard.collect.parameters import ParameterNumbers
 from stepguard.signals import HIST_BINS, Frame, Vector
 
 Numbers = NDArray[np.float64]
-Places = Sequence[int] | NDArray[np.intp]
+Places = slice | NDArray[np.intp]
 
 PARAMETER_SIGNALS = (
     *("weight.norm", "weight.rms", "weight.absmax", "weight.nonfinite", "update.ratio"),
@@ -53,10 +53,28 @@ class Framer:
         """Move all that was put in into the frame; a signal of no layer is left out."""
         for signals, block in self._blocks.items():
             known = self._known[signals]
-            some = zip(signals, block, known, known.any(1).tolist(), strict=True)
-            frame.vectors.update((name, Vector(*row)) for name, *row, measured in some if measured)
+            for i in map(int, np.flatnonzero(known.any(1))):
+                frame.vectors[signals[i]] = Vector(block[i], known[i])
         frame.hist, self._hist, self._blocks = self._hist, None, {}
         return frame
+
+
+class Seating:
+    """Which rows of a buffer hold which layers."""
+
+    def __init__(self, names: Sequence[str], rows: Sequence[int], layers: Mapping[str, int]) -> None:
+        """`rows` of layers by their `names`, of which some may be no layers; `layers` by their places."""
+        known = [(layers[name], row) for name, row in zip(names, rows, strict=True) if name in layers]
+        self.any = bool(known)
+        places, found = np.array(sorted(known), dtype=np.intp).reshape(-1, 2).T
+        self.places, self.rows = _together(places), _together(found)
+
+
+def _together(places: NDArray[np.intp]) -> Places:
+    """A slice where the places stand together, since that needs no copy."""
+    if len(places) and (np.diff(places) == 1).all():
+        return slice(int(places[0]), int(places[-1]) + 1)
+    return places
 
 
 class Membership:
@@ -67,6 +85,7 @@ class Membership:
         owners, self._members = np.array(sorted(pairs), dtype=np.intp).reshape(-1, 2).T
         self.layers, self._starts = np.unique(owners, return_index=True)
         """`layers` own parameters, in depth order."""
+        self.places = _together(self.layers)
 
     def with_any(self, some: NDArray[np.bool_]) -> NDArray[np.intp]:
         """The layers that own one of some parameters, in depth order."""
@@ -99,4 +118,4 @@ def fill_parameters(framer: Framer, members: Membership, numbers: ParameterNumbe
         )
         reached, always = there > 0, numel > 0
         known = (*[always] * 4, (updated > 0) & (norm > 0), *[reached] * 5, compared > 0)
-        framer.fill(PARAMETER_SIGNALS, members.layers, np.array(values), np.array(known))
+        framer.fill(PARAMETER_SIGNALS, members.places, np.array(values), np.array(known))

@@ -60,11 +60,14 @@ class Gathered:
             np.empty(len(self.buffer), _NUMPY[dtype]),
             np.empty(len(self.buffer), np.bool_),
         )
-        self._layouts = [(tensor.shape, tensor.stride()) for tensor in tensors]
+        self._shapes = [tensor.shape for tensor in tensors]
+        self._strides = [tensors[large.place].stride() for large in self._large]
 
     def fits(self, tensors: Sequence[Tensor]) -> bool:
         """Whether these tensors have the layouts that the room was made for."""
-        return [(tensor.shape, tensor.stride()) for tensor in tensors] == self._layouts
+        if [tensor.shape for tensor in tensors] != self._shapes:
+            return False
+        return [tensors[large.place].stride() for large in self._large] == self._strides
 
     def gather(self, tensors: Sequence[Tensor]) -> None:
         """Copy the elements in."""

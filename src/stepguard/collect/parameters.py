@@ -51,8 +51,10 @@ class ParameterBank:
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters = list(parameters)
         first = self.parameters[0]
+        self._plain = all(p.dim() and not p.is_complex() for p in self.parameters)
+        """Whether all are real numbers of one dimension or more, as they lie."""
         self._dtype = torch.float64 if first.dtype in (torch.float64, torch.complex128) else torch.float32
-        self._weights = [whole(parameter) for parameter in self.parameters]
+        self._weights = self._wholes(self.parameters)
         self._trainable: list[bool] = []
         self._now, self._before = (Gathered(self._weights, self._dtype) for _ in range(2))
         self._gradients: Gathered | None = None
@@ -71,14 +73,21 @@ class ParameterBank:
         """
         grads = [parameter.grad for parameter in self.parameters]
         self.has_grad = [grad is not None for grad in grads]
-        found = [_dense(grad).sum(dtype=self._dtype) for grad in grads if grad is not None]
+        there = self._wholes([grad for grad in grads if grad is not None])
+        found = [grad.sum(dtype=self._dtype) for grad in there]
         # On the host each can be looked at where it is.
         return found if not found or found[0].device.type == "cpu" else [torch.stack(found).sum(0)]
+
+    def _wholes(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Weights or gradients as real numbers of one dimension or more; of sparse ones what is there."""
+        if self._plain and not any(tensor.is_sparse for tensor in tensors):
+            return tensors
+        return [whole(tensor.coalesce().values() if tensor.is_sparse else tensor) for tensor in tensors]
 
     def remember(self, step: int) -> None:
         """Keep a sample of the weights as they are before this step's update."""
         self._before, self._now = self._now, self._before
-        self._weights = [whole(parameter) for parameter in self.parameters]
+        self._weights = self._wholes(self.parameters)
         if not self._now.fits(self._weights):
             self._now, self._before = (Gathered(self._weights, self._dtype) for _ in range(2))
             self._sampled_at = None
@@ -89,11 +98,11 @@ class ParameterBank:
 
     def parts(self) -> list[Tensor]:
         """Flat tensors that `numbers` needs on the host; `remember` must have come before."""
-        found = [(i, _dense(g)) for i, p in enumerate(self.parameters) if (g := p.grad) is not None]
+        found = [(i, grad) for i, p in enumerate(self.parameters) if (grad := p.grad) is not None]
+        wholes = zip(found, self._wholes([grad for _, grad in found]), strict=True)
         # A sparse gradient may be without any entry.
-        found = [(i, grad) for i, grad in found if grad.numel()]
-        self._with_grad = [i for i, _ in found]
-        grads = [grad for _, grad in found]
+        there = [(i, grad) for (i, _), grad in wholes if grad.numel()]
+        self._with_grad, grads = [i for i, _ in there], [grad for _, grad in there]
         if not grads:
             self._gradients = None
         elif self._gradients is None or not self._gradients.fits(grads):
@@ -133,11 +142,6 @@ class ParameterBank:
                     sums[10, self._with_ratio] = numel = self._now.numel[self._with_ratio]
                     sums[11, self._with_ratio] = values * numel
         return ParameterNumbers(sums, largest)
-
-
-def _dense(grad: Tensor) -> Tensor:
-    """The gradient's elements; of a sparse one those that are there."""
-    return whole(grad.coalesce().values() if grad.is_sparse else grad)
 
 
 def banks(parameters: Sequence[nn.Parameter]) -> list[ParameterBank]:

@@ -20,6 +20,9 @@ from stepguard.collect.sampling import Plan
 Layout = tuple[tuple[int, ...], tuple[int, ...], int | None]
 """Shape, stride and the dimension of the units."""
 
+_WORDS = 64
+"""Widths are multiples of it."""
+
 
 class OnHost(NamedTuple):
     """What a row holds, in the host's own memory."""
@@ -109,7 +112,7 @@ class Rows(list[Row]):
         before, sample = len(how.places) - how.sample, how.sample
         if before > self._before or sample > self._width or how.units > self._units:
             old = self._before, self._width
-            self._before, self._width = max(before, old[0]), max(sample, old[1])
+            self._before, self._width = max(before, old[0]), max(-(-sample // _WORDS) * _WORDS, old[1])
             self._units = max(how.units, self._units)
             self._make_room(self._room, *old)
         self._all[place], self._sums[place] = 0, 0

@@ -34,11 +34,12 @@ The relative standard error is `sqrt((8 - 1) / 4096) / 2`, 2.1 %. A normal distr
 class Outputs(NamedTuple):
     """What was measured of the outputs of some layers."""
 
-    rows: list[int]
+    called: list[int]
+    """Rows whose layers were called: of the others the numbers mean nothing."""
     signals: NDArray[np.float64]
     """Shape [ACTIVATION_SIGNALS, rows]; NaN also where a layer cannot have the signal."""
     hist: NDArray[np.int32]
-    """Shape [rows, HIST_BINS + 1]."""
+    """Shape [rows, HIST_BINS + 1]; overwritten at the next step."""
 
 
 class Samples:
@@ -198,7 +199,7 @@ class Samples:
         for row, tail in zip(self._rows, self._reduction.tails.tolist(), strict=True):
             row.tame = tail <= _LIGHT
         self.forget()
-        return Outputs(called, signals[:, called], hist[called])
+        return Outputs(called, signals, hist)
 
     def _correct(self, signals: NDArray[np.float64], squares: Floats) -> None:
         """Bring std and rms of sampled outputs in line with their exact sums of squares.

@@ -58,8 +58,9 @@ def plan(shape: tuple[int, ...], stride: tuple[int, ...], unit_dim: int | None, 
 
     `unit_dim` counts from 0; None if no unit will be judged.
     """
-    dim = len(shape) - 1 if unit_dim is None else unit_dim
-    numel, batch = math.prod(shape), shape[0] if dim else 1
+    numel, dim, batch = math.prod(shape), unit_dim, shape[0] if len(shape) > 1 and unit_dim != 0 else 1
+    if dim is None:
+        shape, stride, dim = (*shape, 1), (*stride, 1), len(shape)
     positions = numel // shape[dim]
     units = np.arange(shape[dim]) if numel <= most else _units(shape[dim], positions, most)
     judged_by = 0 if unit_dim is None else min(UNIT_SAMPLE, UNIT_SAMPLES // len(units))
