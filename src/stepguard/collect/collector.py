@@ -11,18 +11,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from stepguard.collect.framing import Framer, Membership, fill_parameters
+from stepguard.collect.framing import Framer, Membership, Seating, fill_parameters
 from stepguard.collect.layers import as_globs, matches, watched_modules
 from stepguard.collect.parameters import SUMS, ParameterBank, ParameterNumbers, banks, joined
 from stepguard.collect.samples import ACTIVATION_SIGNALS, Outputs, Samples
 from stepguard.collect.taps import INPUT, Taps
 from stepguard.collect.transfer import Transfer
 from stepguard.signals import Frame, Layer, Vector
+
+_SEATINGS = 100
+"""How many sets of layers that are called in the same step are remembered."""
+_SOME_LAYERS_ONLY = np.isin(ACTIVATION_SIGNALS, ("act.saturated", "act.variation"))[:, None]
 
 
 class Collector:
@@ -58,6 +63,7 @@ class Collector:
         self._settled = False
         self.layers: tuple[Layer, ...] = ()
         self._places: dict[str, int] = {}
+        self._seatings: dict[tuple[str, ...], Seating] = {}
         self._framer = Framer(0)
         self._all_finite: tuple[list[bool], Vector] | None = None
         """Which parameters had gradients at the last unmeasured step, and the `grad.nonfinite` they had."""
@@ -85,6 +91,7 @@ class Collector:
         """Take all hooks off the model."""
         self._taps.close()
 
+    @torch.no_grad()
     def remember(self, step: int) -> None:
         """Sample the weights before this step, so that the next frame can tell how far they moved."""
         self._settle()
@@ -107,6 +114,7 @@ class Collector:
                 bank.keep(*kept)
         self._kept.clear()
 
+    @torch.no_grad()
     def frame(self, step: int, loss: Tensor | None, *, sampled: bool) -> Frame:
         """Make the frame of this step, before its update.
 
@@ -134,6 +142,7 @@ class Collector:
         self._add_parameters(frame, transfer)
         transfer.run()
 
+    @torch.no_grad()
     def frame_of_loss(self, step: int, loss: Tensor | None) -> Frame:
         """Make a frame of the loss alone, and forget the forward passes since the last frame."""
         frame = self._frame_of_loss(step)
@@ -174,18 +183,18 @@ class Collector:
     def _with_loss(self, frame: Frame, loss: Tensor | None) -> Transfer:
         transfer = Transfer()
         if loss is not None:
-            transfer.add([loss.reshape(1)], lambda host: frame.scalars.update(loss=float(host[0])))
+            transfer.add([loss], lambda host: frame.scalars.update(loss=float(host.item())))
         return transfer
 
     def _screen(self, frame: Frame, transfer: Transfer) -> bool:
         """Bring over whether the gradients are finite; say so in the frame if all are."""
         finite: list[bool] = []
         for bank in self._banks:
-            transfer.add(bank.screen(), lambda host: finite.append(bool(np.isfinite(host[0]))))
+            transfer.add(bank.screen(), lambda *host: finite.extend(math.isfinite(x.item()) for x in host))
         transfer.run()
         if not all(finite):
             return False
-        has_grad = [p.grad is not None for bank in self._banks for p in bank.parameters]
+        has_grad = [has for bank in self._banks for has in bank.has_grad]
         if self._all_finite is None or self._all_finite[0] != has_grad:
             self._all_finite = has_grad, self._no_nonfinite(has_grad)
         vector = self._all_finite[1]
@@ -214,15 +223,23 @@ class Collector:
             transfer.add(samples.parts(), finish)
 
     def _put_outputs(self, frame: Frame, outputs: Outputs, name_of: Callable[[int], str]) -> None:
-        names = [name_of(row) for row in outputs.rows]
+        names = tuple(map(name_of, outputs.called))
+        seating = self._seatings.get(names)
+        if seating is None:
+            if len(self._seatings) == _SEATINGS:
+                self._seatings.clear()
+            seating = self._seatings[names] = Seating(names, outputs.called, self._places)
         if INPUT in names:
-            of_input = dict(zip(ACTIVATION_SIGNALS, outputs.signals[:, names.index(INPUT)], strict=True))
+            row = outputs.called[names.index(INPUT)]
+            of_input = dict(zip(ACTIVATION_SIGNALS, outputs.signals[:, row].tolist(), strict=True))
             for what in ("mean", "std", "absmax", "nonfinite"):
-                frame.scalars[f"input.{what}"] = float(of_input[f"act.{what}"])
-        inside = [row for row, name in enumerate(names) if name in self._places]
-        places = [self._places[names[row]] for row in inside]
-        self._framer.fill(ACTIVATION_SIGNALS, places, outputs.signals[:, inside])
-        self._framer.fill_hist(places, outputs.hist[inside])
+                frame.scalars[f"input.{what}"] = of_input[f"act.{what}"]
+        if seating.any:
+            signals = outputs.signals[:, seating.rows]
+            # NaN means absence where a layer cannot have the signal: an unbounded activation, a batch of one.
+            known = ~(np.isnan(signals) & _SOME_LAYERS_ONLY)
+            self._framer.fill(ACTIVATION_SIGNALS, seating.places, signals, known)
+            self._framer.fill_hist(seating.places, outputs.hist[seating.rows])
 
     def _add_parameters(self, frame: Frame, transfer: Transfer) -> None:
         found: dict[int, ParameterNumbers] = {}

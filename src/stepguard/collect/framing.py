@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +11,12 @@ from stepguard.collect.parameters import ParameterNumbers
 from stepguard.signals import HIST_BINS, Frame, Vector
 
 Numbers = NDArray[np.float64]
-Places = Sequence[int] | NDArray[np.intp]
+Places = slice | NDArray[np.intp]
 
-WEIGHT_SIGNALS = ("weight.norm", "weight.rms", "weight.absmax", "weight.nonfinite")
-UPDATE_SIGNALS = ("update.ratio",)
-OPTIMIZER_SIGNALS = ("optim.rms_ratio",)
-GRAD_SIGNALS = ("grad.norm", "grad.rms", "grad.absmax", "grad.zero", "grad.nonfinite")
-_SOME_LAYERS_ONLY = ("act.saturated", "act.variation")
-"""Signals that some layers cannot have: an unbounded activation, a batch of one. NaN means absence there."""
+PARAMETER_SIGNALS = (
+    *("weight.norm", "weight.rms", "weight.absmax", "weight.nonfinite", "update.ratio"),
+    *("grad.norm", "grad.rms", "grad.absmax", "grad.zero", "grad.nonfinite", "optim.rms_ratio"),
+)
 
 
 class Framer:
@@ -26,22 +24,24 @@ class Framer:
 
     def __init__(self, layers: int) -> None:
         self._layers = layers
-        self._blocks: dict[Sequence[str], tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
+        self._blocks: dict[Sequence[str], NDArray[np.float32]] = {}
+        self._known: dict[Sequence[str], NDArray[np.bool_]] = {}
         self._hist: NDArray[np.int32] | None = None
 
-    def fill(self, signals: Sequence[str], places: Places, values: Numbers) -> None:
-        """Put values of shape [signals, places] at these layers; the same signals always come together."""
-        block = self._blocks.get(signals)
-        if block is None:
+    def fill(
+        self, signals: Sequence[str], places: Places, values: Numbers, known: NDArray[np.bool_] | bool = True
+    ) -> None:
+        """Put values of shape [signals, places] at these layers; the same signals always come together.
+
+        Where `known` is False nothing was measured.
+        """
+        if signals not in self._blocks:
             shape = len(signals), self._layers
-            block = self._blocks[signals] = np.full(shape, np.nan, np.float32), np.zeros(shape, np.bool_)
-        numbers, known = block
+            self._blocks[signals] = np.full(shape, np.nan, np.float32)
+            self._known[signals] = np.zeros(shape, np.bool_)
         with np.errstate(over="ignore"):
-            numbers[:, places] = values
-        known[:, places] = True
-        for signal in _SOME_LAYERS_ONLY:
-            if signal in signals:
-                known[signals.index(signal)] = ~np.isnan(numbers[signals.index(signal)])
+            self._blocks[signals][:, places] = values
+        self._known[signals][:, places] = known
 
     def fill_hist(self, places: Places, hist: NDArray[np.int32]) -> None:
         """Put histograms of shape [places, bins] at these layers."""
@@ -50,11 +50,31 @@ class Framer:
         self._hist[places] = hist
 
     def finish(self, frame: Frame) -> Frame:
-        """Move all that was put in into the frame."""
-        for signals, (numbers, known) in self._blocks.items():
-            frame.vectors.update(zip(signals, map(Vector, numbers, known), strict=True))
+        """Move all that was put in into the frame; a signal of no layer is left out."""
+        for signals, block in self._blocks.items():
+            known = self._known[signals]
+            for i in map(int, np.flatnonzero(known.any(1))):
+                frame.vectors[signals[i]] = Vector(block[i], known[i])
         frame.hist, self._hist, self._blocks = self._hist, None, {}
         return frame
+
+
+class Seating:
+    """Which rows of a buffer hold which layers."""
+
+    def __init__(self, names: Sequence[str], rows: Sequence[int], layers: Mapping[str, int]) -> None:
+        """`rows` of layers by their `names`, of which some may be no layers; `layers` by their places."""
+        known = [(layers[name], row) for name, row in zip(names, rows, strict=True) if name in layers]
+        self.any = bool(known)
+        places, found = np.array(sorted(known), dtype=np.intp).reshape(-1, 2).T
+        self.places, self.rows = _together(places), _together(found)
+
+
+def _together(places: NDArray[np.intp]) -> Places:
+    """A slice where the places stand together, since that needs no copy."""
+    if len(places) and (np.diff(places) == 1).all():
+        return slice(int(places[0]), int(places[-1]) + 1)
+    return places
 
 
 class Membership:
@@ -65,6 +85,7 @@ class Membership:
         owners, self._members = np.array(sorted(pairs), dtype=np.intp).reshape(-1, 2).T
         self.layers, self._starts = np.unique(owners, return_index=True)
         """`layers` own parameters, in depth order."""
+        self.places = _together(self.layers)
 
     def with_any(self, some: NDArray[np.bool_]) -> NDArray[np.intp]:
         """The layers that own one of some parameters, in depth order."""
@@ -85,19 +106,16 @@ def fill_parameters(framer: Framer, members: Membership, numbers: ParameterNumbe
     """Fill in what was measured of each layer's parameters together."""
     if not len(members.layers):
         return
-    largest = members.largest(numbers.largest)
+    absmax, absmax_of_grads = members.largest(numbers.largest)
     with np.errstate(all="ignore"):
-        numel, weights, bad, updated, updates, there, *of_grads, compared, ratios = members.total(
-            numbers.sums
+        sums = members.total(numbers.sums)
+        numel, weights, bad, updated, updates, there, *of_grads, compared, ratios = sums
+        size, squares, bad_grads, zeros = of_grads
+        norm, moved, norm_of_grads, ratio = np.sqrt((weights, updates, squares, ratios / compared))
+        values = (
+            *(norm, norm / np.sqrt(numel), absmax, bad, moved / norm),
+            *(norm_of_grads, norm_of_grads / np.sqrt(size), absmax_of_grads, zeros / size, bad_grads, ratio),
         )
-        norm = np.sqrt(weights)
-        framer.fill(WEIGHT_SIGNALS, members.layers, np.array((norm, norm / np.sqrt(numel), largest[0], bad)))
-        if (reached := there > 0).any():
-            size, squares, bad, zeros = of_grads
-            grads = np.sqrt(squares), np.sqrt(squares / size), largest[1], zeros / size, bad
-            framer.fill(GRAD_SIGNALS, members.layers[reached], np.array(grads)[:, reached])
-        if (moved := (updated > 0) & (norm > 0)).any():
-            framer.fill(UPDATE_SIGNALS, members.layers[moved], np.sqrt(updates / weights)[None, moved])
-        if (has := compared > 0).any():
-            ratio = np.sqrt(ratios / compared)
-            framer.fill(OPTIMIZER_SIGNALS, members.layers[has], ratio[None, has])
+        reached, always = there > 0, numel > 0
+        known = (*[always] * 4, (updated > 0) & (norm > 0), *[reached] * 5, compared > 0)
+        framer.fill(PARAMETER_SIGNALS, members.places, np.array(values), np.array(known))

@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stepguard.collect.gathered import Gathered
 from stepguard.collect.optimizer_state import second_moment_ratios
-from stepguard.collect.sampling import spread, whole
-
-SPREAD = 4096
-"""Elements of a parameter that show its zero gradients and its update; smaller ones are taken whole."""
+from stepguard.collect.sampling import whole
 
 SUMS = (
     *("numel", "weight squares", "weight nonfinite", "updated", "update squares"),
@@ -31,10 +29,6 @@ SUMS = (
 "updated" and "with grad" are 1 where what stands behind was measured, "compared" is then the number of
 elements.
 """
-
-_SMALL_SQUARE = 1e-34
-"""Elements whose squares are smaller on average begin to leave single precision."""
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 Floats = NDArray[np.float64]
 Host = NDArray[np.floating]
@@ -49,90 +43,6 @@ class ParameterNumbers(NamedTuple):
     """Largest abs(x) of the weights and of the gradients, shape [2, parameters]."""
 
 
-class _Gathered:
-    """Room for the elements of some tensors, of each at most SPREAD, in one flat buffer."""
-
-    def __init__(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> None:
-        sizes = np.array([tensor.numel() for tensor in tensors])
-        self.counts = np.minimum(sizes, SPREAD)
-        self.starts = np.cumsum(self.counts) - self.counts
-        self.large = np.flatnonzero(sizes > SPREAD).tolist()
-        self.buffer = torch.empty(int(self.counts.sum()), dtype=dtype, device=tensors[0].device)
-        rooms = self.buffer.split(self.counts.tolist())
-        self._rooms = [
-            r if t.numel() > SPREAD else r.view(t.shape) for r, t in zip(rooms, tensors, strict=True)
-        ]
-        self.numel = sizes.astype(np.float64)
-        self.share = self.numel / self.counts
-        self._dtype = dtype
-        self._room, self._wide = np.empty(len(self.buffer), _NUMPY[dtype]), np.empty(len(self.buffer))
-        self._truth = np.empty(len(self.buffer), np.bool_)
-        self._shapes = [tensor.shape for tensor in tensors]
-
-    def fits(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether these tensors have the shapes that the room was made for."""
-        return [tensor.shape for tensor in tensors] == self._shapes
-
-    def gather(self, tensors: Sequence[Tensor]) -> None:
-        """Copy the elements in."""
-        parts = list(tensors)
-        for i in self.large:
-            parts[i] = spread(parts[i], SPREAD)
-        torch._foreach_copy_(self._rooms, parts)  # pyright: ignore
-
-    def measure(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Of all elements of each large tensor the lowest, the highest and the sum of squares.
-
-        Behind them come the numbers of non-finite elements, which are left out where the host sees without
-        waiting that there are none.
-        """
-        if not self.large:
-            return self.buffer[:0]
-        large = [tensors[i] for i in self.large]
-        # Tensor by tensor, so that the second look finds it in the cache.
-        found = torch.stack([x for t in large for x in (*torch.aminmax(t), _square_sum(t, self._dtype))])
-        if found.device.type == "cpu" and np.isfinite(found.numpy()).all():
-            return found
-        bad = torch.stack([tensor.numel() - tensor.isfinite().sum() for tensor in large])
-        return torch.cat([found, bad.to(found.dtype)])
-
-    def squares(self, host: Host) -> Floats:
-        """Sum of squares over the sampled elements of each tensor."""
-        np.copyto(self._wide, host)
-        np.multiply(self._wide, self._wide, out=self._wide)
-        return np.add.reduceat(self._wide, self.starts)
-
-    def apart(self, host: Host, other: Host) -> Floats:
-        """Sum of squared differences over all elements of each tensor, estimated from the sample."""
-        return self.squares(np.subtract(host, other, out=self._room)) * self.share
-
-    def zeros(self, host: Host) -> Floats:
-        """Number of exact zeros among all elements of each tensor, estimated from the sample."""
-        zero = np.equal(host, 0, out=self._truth).view(np.uint8)
-        return np.add.reduceat(zero, self.starts, dtype=np.int32) * self.share
-
-    def reduce(self, host: Host, large: Host) -> tuple[Floats, Floats, Floats]:
-        """Sum of squares, largest abs(x) and number of non-finite elements of each tensor.
-
-        `large` is the host copy of what was measured of the large tensors.
-        """
-        squares = self.squares(host)
-        absmax = np.maximum.reduceat(np.abs(host, out=self._room), self.starts).astype(np.float64)
-        bad = np.zeros(len(squares))
-        if not np.isfinite(absmax).all():
-            bad = np.add.reduceat(~np.isfinite(host), self.starts, dtype=np.float64)
-        if self.large:
-            count = len(self.large)
-            low, high, total = large[: 3 * count].astype(np.float64).reshape(-1, 3).T
-            absmax[self.large] = np.maximum(np.abs(low), np.abs(high))
-            bad[self.large] = large[3 * count :] if len(large) > 3 * count else 0.0
-            # Squares that left single precision are those of the sample, which are taken in double.
-            exact = (total > self.numel[self.large] * _SMALL_SQUARE) & np.isfinite(total)
-            exact |= ~np.isfinite(absmax[self.large])
-            squares[self.large] = np.where(exact, total, (squares * self.share)[self.large])
-        return squares, absmax, bad
-
-
 class ParameterBank:
     """The parameters on one device in one number format, and samples of them at this step and the one
     before.
@@ -141,38 +51,45 @@ class ParameterBank:
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters = list(parameters)
         first = self.parameters[0]
+        self._plain = all(p.dim() and not p.is_complex() for p in self.parameters)
+        """Whether all are real numbers of one dimension or more, as they lie."""
         self._dtype = torch.float64 if first.dtype in (torch.float64, torch.complex128) else torch.float32
-        self._weights = [whole(parameter) for parameter in self.parameters]
+        self._weights = self._wholes(self.parameters)
         self._trainable: list[bool] = []
-        self._now, self._before = (_Gathered(self._weights, self._dtype) for _ in range(2))
-        self._gradients: _Gathered | None = None
+        self._now, self._before = (Gathered(self._weights, self._dtype) for _ in range(2))
+        self._gradients: Gathered | None = None
+        self.has_grad: list[bool] = []
+        """Which parameters had a gradient at the last `screen`."""
         self._with_grad: list[int] = []
         self._with_ratio: list[int] = []
         self._sampled_at: int | None = None
         self._updated = False
 
     def screen(self) -> list[Tensor]:
-        """A number on the device that is finite if every gradient is, shape [1]; none without gradients.
+        """Numbers on the device that are finite if every gradient is; none without gradients.
 
-        It samples nothing: a sum or a norm is finite only if all its terms are. One that overflows is a
-        false alarm, which a closer look at all elements settles.
+        It samples nothing: a sum is finite only if all its terms are. One that overflows is a false alarm,
+        which a closer look at all elements settles.
         """
-        grads = [p.grad for p in self.parameters if p.grad is not None]
-        if not grads:
-            return []
-        # Of number formats that are narrower the norm is far slower than the sum.
-        if all(grad.dtype == self._dtype and not grad.is_sparse for grad in grads):
-            found = torch._foreach_norm([grad.detach() for grad in grads])  # pyright: ignore
-        else:
-            found = [_dense(grad).sum(dtype=self._dtype) for grad in grads]
-        return [torch.stack(found).sum(0, keepdim=True)]
+        grads = [parameter.grad for parameter in self.parameters]
+        self.has_grad = [grad is not None for grad in grads]
+        there = self._wholes([grad for grad in grads if grad is not None])
+        found = [grad.sum(dtype=self._dtype) for grad in there]
+        # On the host each can be looked at where it is.
+        return found if not found or found[0].device.type == "cpu" else [torch.stack(found).sum(0)]
+
+    def _wholes(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Weights or gradients as real numbers of one dimension or more; of sparse ones what is there."""
+        if self._plain and not any(tensor.is_sparse for tensor in tensors):
+            return tensors
+        return [whole(tensor.coalesce().values() if tensor.is_sparse else tensor) for tensor in tensors]
 
     def remember(self, step: int) -> None:
         """Keep a sample of the weights as they are before this step's update."""
         self._before, self._now = self._now, self._before
-        self._weights = [whole(parameter) for parameter in self.parameters]
+        self._weights = self._wholes(self.parameters)
         if not self._now.fits(self._weights):
-            self._now, self._before = (_Gathered(self._weights, self._dtype) for _ in range(2))
+            self._now, self._before = (Gathered(self._weights, self._dtype) for _ in range(2))
             self._sampled_at = None
         self._trainable = [parameter.requires_grad for parameter in self.parameters]
         self._now.gather(self._weights)
@@ -192,15 +109,15 @@ class ParameterBank:
 
     def parts(self) -> list[Tensor]:
         """Flat tensors that `numbers` needs on the host; `remember` must have come before."""
-        found = [(i, _dense(g)) for i, p in enumerate(self.parameters) if (g := p.grad) is not None]
+        found = [(i, grad) for i, p in enumerate(self.parameters) if (grad := p.grad) is not None]
+        wholes = zip(found, self._wholes([grad for _, grad in found]), strict=True)
         # A sparse gradient may be without any entry.
-        found = [(i, grad) for i, grad in found if grad.numel()]
-        self._with_grad = [i for i, _ in found]
-        grads = [grad for _, grad in found]
+        there = [(i, grad) for (i, _), grad in wholes if grad.numel()]
+        self._with_grad, grads = [i for i, _ in there], [grad for _, grad in there]
         if not grads:
             self._gradients = None
         elif self._gradients is None or not self._gradients.fits(grads):
-            self._gradients = _Gathered(grads, self._dtype)
+            self._gradients = Gathered(grads, self._dtype)
         parts = [self._now.buffer, self._before.buffer, self._now.measure(self._weights)]
         if self._gradients is not None:
             # All elements first: the places of the sample are then in the cache.
@@ -236,19 +153,6 @@ class ParameterBank:
                     sums[10, self._with_ratio] = numel = self._now.numel[self._with_ratio]
                     sums[11, self._with_ratio] = values * numel
         return ParameterNumbers(sums, largest)
-
-
-def _square_sum(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sum of squares in that number format, without a dimension."""
-    if tensor.dtype == dtype and tensor.is_contiguous():
-        # Twice as fast as a norm on the CPU.
-        return torch.dot(tensor.view(-1), tensor.view(-1))
-    return torch.linalg.vector_norm(tensor, dtype=dtype).square()
-
-
-def _dense(grad: Tensor) -> Tensor:
-    """The gradient's elements; of a sparse one those that are there."""
-    return whole(grad.coalesce().values() if grad.is_sparse else grad)
 
 
 def banks(parameters: Sequence[nn.Parameter]) -> list[ParameterBank]:

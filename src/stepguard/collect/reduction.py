@@ -49,7 +49,8 @@ class _Room:
     """What lies between samples and signals, for some rows at a time: small enough to stay in the cache."""
 
     def __init__(self, rows: int, width: int, dtype: np.dtype[np.floating]) -> None:
-        self.floats, self.truths = np.empty((rows, width), dtype), np.empty((rows, width), np.bool_)
+        self.floats, self.others = np.empty((2, rows, width), dtype)
+        self.truths = np.empty((rows, width), np.bool_)
         self.bins, self.wide_bins = np.empty((rows, width), np.uint32), np.empty((rows, width), np.intp)
 
 
@@ -68,6 +69,8 @@ class Reduction:
         ]
         self._found = np.empty((len(REDUCED), len(rows)))
         self._hist = np.empty((len(rows), _BINS), np.int32)
+        self.tails = np.empty(len(rows))
+        """Fourth moment over the square of the second of each row, by the last call."""
 
     def __call__(self, values: Floats, units: Floats) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
         """Reduce samples of shape [layers, width] and sums of abs(x) of shape [layers, units].
@@ -78,7 +81,7 @@ class Reduction:
         with np.errstate(all="ignore"):
             for block in self._blocks:
                 rows = block.rows
-                block(values[rows], units[rows], self._found[:, rows], self._hist[rows])
+                self.tails[rows] = block(values[rows], units[rows], self._found[:, rows], self._hist[rows])
         return self._found, self._hist
 
 
@@ -92,15 +95,16 @@ class _Block:
         self._padding = width - valid
         self._paired, self._filled = _groups(pairs), _groups(valid)
         self._widest = int(units.max(initial=0))
-        self._room, self._truth = room.floats[: len(rows)], room.truths[: len(rows)]
+        self._room, self._other = room.floats[: len(rows)], room.others[: len(rows)]
+        self._truth = room.truths[: len(rows)]
         self._bins, self._wide_bins = room.bins[: len(rows)], room.wide_bins[: len(rows)]
         self._offsets = (_BINS * np.arange(len(rows), dtype=np.uint32))[:, None]
         self._bounded = [i for i, row in enumerate(rows) if row.bounds is not None]
         self._bounds = np.array([rows[i].bounds for i in self._bounded]).reshape(-1, 2, 1)
         self._mask = np.arange(width) < valid[self._bounded, None]
 
-    def __call__(self, values: Floats, units: Floats, found: Floats, hist: NDArray[np.int32]) -> None:
-        """Reduce these rows into `found` and `hist`."""
+    def __call__(self, values: Floats, units: Floats, found: Floats, hist: NDArray[np.int32]) -> Floats:
+        """Reduce these rows into `found` and `hist`; return their `tails`."""
         mean, std, rms, near_zero, tiny, variation, dead, dormant, saturated = found
         mean[:], std[:], apart = self._moments(values)
         self._look_again(values, mean, std, apart)
@@ -109,10 +113,13 @@ class _Block:
         variation[:] = np.sqrt(apart / (2 * self._pairs)) / rms
         size = np.abs(values, out=self._room)
         tiny[:] = np.where(finite, self._few(size, TINY * rms) / self._valid, np.nan)
+        squares = np.multiply(size, size, out=self._other)
+        tails = _squares(squares) * self._valid / np.square(rms * rms * self._valid)
         hist[:] = self._histogram(size, finite)
         near_zero[:] = (hist[:, 0] + hist[:, 1]) / self._valid
         dead[:], dormant[:] = self._judge(units[:, : self._widest])
-        saturated[:] = self._saturated(values)
+        saturated[:] = self._saturated(values) if self._bounded else np.nan
+        return tails
 
     def _moments(self, values: Floats) -> tuple[Floats, Floats, Floats]:
         """Mean, std and the sum of squared differences of the pairs of each row."""
@@ -139,7 +146,9 @@ class _Block:
     def _few(self, size: Floats, level: Floats) -> NDArray[np.intp]:
         """How many abs(x) of each row are at most at the row's level."""
         few = np.less_equal(size, level[:, None].astype(size.dtype), out=self._truth)
-        return np.einsum("ij->i", few.view(np.uint8), dtype=np.int32, casting="unsafe") - self._padding
+        # Eight truths at once: a byte holds the count of eight words.
+        words = few.view(np.uint64).reshape(len(few), 8, -1).sum(1)
+        return words.view(np.uint8).sum(1, dtype=np.int32) - self._padding
 
     def _histogram(self, size: Floats, finite: Truths) -> NDArray[np.intp]:
         """Counts of abs(x) in equal bins, those above and NaN in the last; overwrites its argument."""
@@ -159,16 +168,16 @@ class _Block:
         """Shares of dead and of dormant units, shape [2, layers]."""
         padding = units.shape[1] - self._units
         level = DORMANT * units.sum(1) / self._units
-        counts = np.array([(units == 0).sum(1), (units <= level[:, None]).sum(1)])
+        levels = np.array((np.zeros(len(level)), level))[:, :, None]
+        counts = (units <= levels).sum(2)
         return np.where(np.isfinite(level), (counts - padding) / self._units, np.nan)
 
     def _saturated(self, values: Floats) -> Floats:
         """Share of elements at or beyond the bounds of their row; NaN where there are none."""
         shares = np.full(len(values), np.nan)
-        if self._bounded:
-            some, low, high = values[self._bounded], self._bounds[:, 0], self._bounds[:, 1]
-            flat = ((some <= low) | (some >= high)) & self._mask
-            shares[self._bounded] = np.count_nonzero(flat, axis=1) / self._valid[self._bounded]
+        some, low, high = values[self._bounded], self._bounds[:, 0], self._bounds[:, 1]
+        flat = ((some <= low) | (some >= high)) & self._mask
+        shares[self._bounded] = np.count_nonzero(flat, axis=1) / self._valid[self._bounded]
         return shares
 
 

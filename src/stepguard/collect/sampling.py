@@ -1,7 +1,7 @@
-"""Where to look in a tensor, planned once for each layout: evenly spread elements, none of them copied more
-than once.
+"""Where to look in a tensor, planned once for each layout: elements by chance, but always the same ones.
 
-A plan names places in memory, counted from the tensor's first element, and views of it.
+A plan names places in memory, counted from the tensor's first element, so that one indexed read takes a
+sample of any layout. All units have as many elements in it, each unit in other parts of the batch.
 """
 
 from __future__ import annotations
@@ -16,216 +16,151 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 SAMPLE = 4096
-"""Elements of an output that its moments and histogram are taken from; smaller outputs are taken whole."""
+"""Elements of an output that its moments and histogram are taken from, at least; smaller outputs are taken
+whole."""
 UNIT_SAMPLE = 64
 """Elements that each unit is judged by (dead, dormant), if there are so many."""
-UNIT_SAMPLES = (SAMPLE, 4 * SAMPLE)
-"""Elements of all units together, at least and at most; smaller outputs are taken whole."""
+UNIT_SAMPLES = 4 * SAMPLE
+"""Elements of all units together, at most, unless the sample itself has more."""
 MAX_UNITS = 1024
-"""Units that are judged of an output that is not taken whole."""
+"""Units that are looked at of an output that is not taken whole, about."""
 
-_LEFT_OUT = 0.035
-"""Share of a half that a grid may leave out at its ends."""
+
+_RUN = 16
+"""Neighbours of a parameter that are looked at together: a line of the cache in single precision."""
 
 Places = NDArray[np.int64]
-
-
-class Strided(NamedTuple):
-    """Arguments of `as_strided`, with the tensor's own offset."""
-
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """The view of this tensor."""
-        return tensor.as_strided(self.size, self.stride)
-
-
-class Grid(NamedTuple):
-    """Evenly spread places as a strided view, which is read three times as fast as places from a list."""
-
-    start: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """The elements of a tensor whose memory has no gaps."""
-        return tensor.as_strided(self.size, self.stride, tensor.storage_offset() + self.start)
-
-    def places(self) -> Places:
-        """The places in memory, in the order of the view."""
-        found = np.full(1, self.start)
-        for size, stride in zip(self.size, self.stride, strict=True):
-            found = (found[:, None] + np.arange(size) * stride).reshape(-1)
-        return found
 
 
 class Plan(NamedTuple):
     """How outputs of one layout are sampled.
 
-    The places are those of some elements, then as many of their partners: the same unit and position in a
-    sample of the batch half a batch away, so that the difference tells what the unit makes of its input. Then
-    come elements without a partner: of a small output those that an odd batch leaves over, of a batch of one
-    all.
+    The places are a matrix of shape [each, units], flat; the last `sample` of them are the sample. It begins
+    with `pairs` elements and then their partners: the same unit and position in a sample of the batch half a
+    batch away, so that the difference tells what the unit makes of its input. What stands before the sample
+    shows more of each unit.
     """
 
     numel: int
-    places: Places
+    extent: int
+    """From the first place in memory to behind the last one."""
+    places: NDArray[np.signedinteger]
+    sample: int
     pairs: int
-    units: Strided
-    others: tuple[int, ...]
-    """Dimensions of `units` that are not the units."""
-    judged: int
-    """How many units are judged."""
-    grid: Grid | None
-    """The same places as a view of memory, where they have one."""
+    units: int
+    each: int
 
 
 @lru_cache(maxsize=4096)
-def plan(shape: tuple[int, ...], stride: tuple[int, ...], unit_dim: int, most: int = SAMPLE) -> Plan | None:
-    """Plan a sample of at most `most` elements of a tensor of this layout, which is not empty.
+def plan(shape: tuple[int, ...], stride: tuple[int, ...], unit_dim: int | None, most: int = SAMPLE) -> Plan:
+    """Plan a sample of a tensor of this layout, which is not empty: all of it if it has at most `most`
+    elements; else so many or, since all units are to have as many, some more.
 
-    `unit_dim` counts from 0. None if the tensor has to be made contiguous first.
+    `unit_dim` counts from 0; None if no unit will be judged.
     """
-    numel = math.prod(shape)
-    if not _dense(shape, stride):
-        return None
-    batch, step = (shape[0], stride[0]) if len(shape) > 1 else (1, 1)
-    grid = _paired_grid(shape, numel, step, most)
-    if numel <= most:
-        places, pairs = _all_places(numel, batch, step)
-    elif grid is not None:
-        places, pairs = grid.places(), most // 2
+    numel, dim, batch = math.prod(shape), unit_dim, shape[0] if len(shape) > 1 and unit_dim != 0 else 1
+    if dim is None:
+        shape, stride, dim = (*shape, 1), (*stride, 1), len(shape)
+    positions = numel // shape[dim]
+    units = np.arange(shape[dim]) if numel <= most else _units(shape[dim], positions, most)
+    judged_by = 0 if unit_dim is None else min(UNIT_SAMPLE, UNIT_SAMPLES // len(units))
+    chosen, sample, pairs = _positions(batch, positions, -(-most // len(units)), judged_by, len(units))
+    places = _addresses(chosen, shape, stride, dim) + units * stride[dim]
+    extent = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    return Plan(
+        numel=numel,
+        extent=extent,
+        places=places.reshape(-1).astype(np.int32 if extent < 2**31 else np.int64),
+        sample=sample * len(units),
+        pairs=pairs * len(units),
+        units=len(units),
+        each=len(places),
+    )
+
+
+def _units(size: int, positions: int, most: int) -> Places:
+    """Evenly spread units: MAX_UNITS or fewer, unless the sample needs more of them."""
+    least = -(-most // min(positions, UNIT_SAMPLE))
+    widest, wanted = max(1, size // least), -(-size // MAX_UNITS)
+    steps = [*range(wanted, widest + 1), *range(min(wanted, widest), 0, -1)]
+    # In step with no pattern of 2, 3 or 5, nor with the units.
+    step = next(step for step in steps if math.gcd(step, 30 * size) == 1)
+    return np.arange((size - 1) % step // 2, size, step)
+
+
+def _positions(batch: int, positions: int, least: int, judged_by: int, units: int) -> tuple[Places, int, int]:
+    """Positions in batch and space, counted sample by sample, to look at each unit in: shape [positions,
+    units], or [positions, 1] if they are the same for all; how many are the sample; how many have partners.
+    """
+    sample, half = 2 * -(-least // 2), batch // 2 * (positions // batch)
+    each, odd = min(positions, max(sample, judged_by)), batch > 1 and batch % 2 == 1
+    if sample >= positions or (each == positions and odd):
+        return np.arange(positions)[:, None], positions, half
+    if half == 0:
+        chosen = _by_chance(positions, sample, units)
     else:
-        places, pairs = _some_places(numel, batch, step, most)
-    units = _units(shape, stride, unit_dim)
-    others = tuple(dim for dim in range(len(shape)) if dim != unit_dim)
-    return Plan(numel, places, pairs, units, others, units.size[unit_dim], grid)
+        # The first half of an even batch: no element is taken twice.
+        first = _by_chance(positions if odd else half, sample // 2, units)
+        chosen = np.concatenate((first, (first + half) % positions))
+    more = _others(chosen, positions) if each == positions else _by_chance(positions, each - sample, units)
+    return np.concatenate((more, chosen)), sample, sample // 2 if half else 0
 
 
-def _paired_grid(shape: tuple[int, ...], numel: int, step: int, most: int) -> Grid | None:
-    """A grid in the first half of an even batch and its like in the second half, if memory holds one sample
-    after the other; None if the grid would leave too much out.
-    """
-    if len(shape) < 2 or shape[0] % 2 or step != numel // shape[0] or numel <= most:
-        return None
-    half = numel // 2
-    found = _stride_over(half, most // 2, shape)
-    if found is None or half - most // 2 * found > _LEFT_OUT * half:
-        return None
-    return Grid((half - most // 2 * found) // 2, (2, most // 2), (half, found))
+def _by_chance(numel: int, count: int, units: int) -> Places:
+    """For each unit a place by chance, but always the same, in each of `count` equal stretches of 0..numel;
+    shape [count, units]."""
+    edges = np.arange(count + 1) * numel // count if count else np.zeros(1, np.int64)
+    chance = np.random.default_rng(numel + count).random((count, units))
+    return edges[:-1, None] + (chance * np.diff(edges)[:, None]).astype(np.int64)
 
 
-def _stride_over(numel: int, count: int, shape: tuple[int, ...]) -> int | None:
-    """The widest stride for so many places that falls in step with no pattern of 2, 3 or 5, nor with a
-    dimension; None if there is none but 1.
-    """
-    against = 30 * math.prod(shape)
-    return next((step for step in range(numel // count, 1, -1) if math.gcd(step, against) == 1), None)
+def _others(chosen: Places, positions: int) -> Places:
+    """The positions that were not chosen, for each unit."""
+    free = np.ones((chosen.shape[1], positions), np.bool_)
+    np.put_along_axis(free, chosen.T, False, axis=1)
+    return np.nonzero(free)[1].reshape(len(free), -1).T
 
 
-def _all_places(numel: int, batch: int, step: int) -> tuple[Places, int]:
-    """Every element once; the first half of the batch is paired with the second."""
-    places, apart = np.arange(numel), batch // 2
-    sample = places // step % batch
-    first = places[sample < apart]
-    rest = places[sample >= 2 * apart]
-    return np.concatenate((first, first + apart * step, rest)), len(first)
-
-
-def _some_places(numel: int, batch: int, step: int, most: int) -> tuple[Places, int]:
-    """One element, by chance but always the same, in each of `most / 2` equal stretches of memory, and
-    partners.
-
-    A whole-number stride would fall in step with channels or leave the end of the tensor out.
-    """
-    each = numel // batch
-    # The first half of an even batch, if memory holds one sample after the other: no element is taken twice.
-    halves = batch % 2 == 0 and step == each
-    first = _by_chance(numel // 2 if halves else numel, most // 2)
-    if batch == 1:
-        return np.concatenate((first, (first + numel // 2) % numel)), 0
-    sample = first // step % batch
-    return np.concatenate((first, first + ((sample + batch // 2) % batch - sample) * step)), len(first)
-
-
-@lru_cache(maxsize=4096)
-def _by_chance(numel: int, count: int) -> Places:
-    """A place by chance, but always the same, in each of `count` equal stretches of 0..numel."""
-    edges = np.arange(count + 1) * numel // count
-    chance = np.random.default_rng(numel).random(count)
-    return edges[:-1] + (chance * np.diff(edges)).astype(np.int64)
-
-
-def _dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    """Whether the elements fill one stretch of memory without gap or overlap, in any order of dimensions."""
-    expected = 1
-    for step, size in sorted(zip(stride, shape, strict=True)):
-        if size > 1:
-            if step != expected:
-                return False
-            expected *= size
-    return True
-
-
-def _units(shape: tuple[int, ...], stride: tuple[int, ...], unit_dim: int) -> Strided:
-    """See at most MAX_UNITS units, each through UNIT_SAMPLE elements or as many as UNIT_SAMPLES allows."""
-    if math.prod(shape) <= SAMPLE:
-        return Strided(shape, stride)
-    least, most = UNIT_SAMPLES
-    most = min(max(UNIT_SAMPLE * shape[unit_dim], least), most)
-    steps = [1] * len(shape)
-    steps[unit_dim] = _step_over(shape[unit_dim])
-    others = [dim for dim in range(len(shape)) if dim != unit_dim]
-
-    def sizes() -> list[int]:
-        return [-(-size // step) for size, step in zip(shape, steps, strict=True)]
-
-    while math.prod(sizes()) > most:
-        widest = max(others, key=lambda dim: sizes()[dim])
-        if sizes()[widest] == 1:
-            break
-        steps[widest] += 1 if steps[widest] < 4 else steps[widest] // 2
-    return Strided(tuple(sizes()), tuple(s * k for s, k in zip(stride, steps, strict=True)))
-
-
-def _step_over(units: int) -> int:
-    """From one unit that is judged to the next: falls in step with no pattern of 2, 3 or 5, nor with the
-    units.
-    """
-    step = -(-units // MAX_UNITS)
-    while step > 1 and math.gcd(step, 30 * units) > 1:
-        step += 1
-    return step
+def _addresses(chosen: Places, shape: tuple[int, ...], stride: tuple[int, ...], dim: int) -> Places:
+    """Where in memory these positions lie, of the unit that comes first."""
+    others = [(size, step) for d, (size, step) in enumerate(zip(shape, stride, strict=True)) if d != dim]
+    sizes, steps = zip(*others, strict=True) if others else ((1,), (0,))
+    return np.tensordot(np.array(steps), np.array(np.unravel_index(chosen, sizes)), 1)
 
 
 def spread(tensor: Tensor, most: int) -> Tensor:
-    """At most `most` evenly spread elements of a tensor, shape [n]; all of a smaller one."""
-    numel = tensor.numel()
-    if not _dense(tensor.shape, tensor.stride()):
-        tensor = tensor.contiguous()
-    if numel > most and (grid := _grid(tuple(tensor.shape), numel, most)) is not None:
-        return grid.of(tensor)
-    flat = tensor.as_strided((numel,), (1,), tensor.storage_offset())
-    return flat if numel <= most else flat.index_select(0, _places_on(tensor.device, numel, most))
+    """At most `most` evenly spread elements of a tensor, shape [n]; all of a smaller one.
+
+    They are the same elements whatever the layout: of a gradient and of its second moment, say.
+    """
+    if tensor.numel() <= most:
+        return tensor.reshape(-1)
+    where = places_of(tuple(tensor.shape), tensor.stride(), most, tensor.device)
+    return memory_of(tensor).index_select(0, where)
+
+
+def memory_of(tensor: Tensor) -> Tensor:
+    """The stretch of memory from the first to the last element, in which plans name places."""
+    if tensor.is_contiguous():
+        return tensor.view(-1)
+    extent = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.as_strided((extent,), (1,))
 
 
 @lru_cache(maxsize=4096)
-def _grid(shape: tuple[int, ...], numel: int, most: int) -> Grid | None:
-    found = _stride_over(numel, most, shape)
-    if found is None or numel - most * found > 2 * _LEFT_OUT * numel:
-        return None
-    return Grid((numel - most * found) // 2, (most,), (found,))
-
-
-@lru_cache(maxsize=4096)
-def _places_on(device: torch.device, numel: int, count: int) -> Tensor:
-    return torch.from_numpy(_by_chance(numel, count)).to(device)
+def places_of(shape: tuple[int, ...], stride: tuple[int, ...], most: int, device: torch.device) -> Tensor:
+    """Places of short runs of neighbours, spread evenly: `most` places in all, of more elements than that."""
+    run = math.gcd(most, _RUN)
+    numel, count = math.prod(shape), most // run
+    edges = np.arange(count + 1) * numel // count
+    chance = np.random.default_rng(numel).random(count)
+    starts = edges[:-1] + (chance * (np.diff(edges) - run + 1)).astype(np.int64)
+    places = np.array(np.unravel_index((starts[:, None] + np.arange(run)).reshape(-1), shape))
+    return torch.from_numpy(np.tensordot(np.array(stride), places, 1)).to(device)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor as real numbers, detached, of one dimension or more; of a complex one both parts."""
-    tensor = tensor.detach()
+    """The tensor as real numbers of one dimension or more; of a complex one both parts."""
     if not tensor.dim():
         tensor = tensor.reshape(1)
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor

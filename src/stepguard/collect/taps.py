@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from stepguard.collect.activations import FUNCTIONS, PASSED_ON, bounds_of, function_of
 from stepguard.collect.layers import Watched
-from stepguard.collect.samples import WIDTHS, Samples, Seen
+from stepguard.collect.samples import WIDTHS, Samples
 from stepguard.collect.trace import Call, call_of, repeat
 from stepguard.signals import Layer
 
@@ -40,17 +40,34 @@ class _Seat(NamedTuple):
     row: int
 
 
-class _Hook:
-    """A hook that stays behind when its module is pickled or copied: the copy measures nothing."""
+class _Nobody:
+    """Who listens to the hooks of a copied model."""
 
-    def __init__(self, call: Callable[..., None]) -> None:
-        self._call = call
+    active = False
+
+
+class _Hook:
+    """A hook that costs next to nothing while nobody listens.
+
+    It stays behind when its module is pickled or copied: the copy measures nothing.
+    """
+
+    def __init__(self, listener: Taps | type[_Nobody], call: Callable[..., None]) -> None:
+        self._listener, self._call = listener, call
+
+    def __call__(self, *args: Any) -> None:
+        if self._listener.active:
+            self._call(*args)
+
+    def __reduce__(self) -> tuple[Callable[..., _Hook], tuple[type[_Nobody], Callable[..., None]]]:
+        return _Hook, (_Nobody, _nothing)
+
+
+class _InputHook(_Hook):
+    """The hook on the model itself, which looks at every call."""
 
     def __call__(self, *args: Any) -> None:
         self._call(*args)
-
-    def __reduce__(self) -> tuple[Callable[..., _Hook], tuple[Callable[..., None]]]:
-        return _Hook, (_nothing,)
 
 
 def _nothing(*_args: Any) -> None:
@@ -86,15 +103,17 @@ class Taps:
         self._nodes: set[Any] = set()
         self._discovering = True
         self._channels_first = False
-        self._last: tuple[weakref.ref[Tensor], int, Seen] | None = None
-        """The tensor measured last, its version then, and its extremes."""
+        self._last: tuple[weakref.ref[Tensor], int, _Seat] | None = None
+        """The tensor measured last, its version then, and where its sample is."""
         self._before_calls: dict[str, RemovableHandle] = {}
-        self._handles = [model.register_forward_pre_hook(_Hook(self._on_input), with_kwargs=True)]
+        self._handles = [model.register_forward_pre_hook(_InputHook(self, self._on_input), with_kwargs=True)]
         for item in watched:
             if not item.activation:
                 name = item.layer.name
-                self._before_calls[name] = item.module.register_forward_pre_hook(_Hook(self._before(item)))
-            self._handles.append(item.module.register_forward_hook(_Hook(self._after(item))))
+                self._before_calls[name] = item.module.register_forward_pre_hook(
+                    _Hook(self, self._before(item))
+                )
+            self._handles.append(item.module.register_forward_hook(_Hook(self, self._after(item))))
 
     def close(self) -> None:
         """Take all hooks off the model."""
@@ -124,7 +143,7 @@ class Taps:
 
     def _listening(self, module: nn.Module) -> bool:
         """Whether this call counts: training, with gradients."""
-        return self._tracing or (self.active and module.training and torch.is_grad_enabled())
+        return self._tracing or (module.training and torch.is_grad_enabled())
 
     def trace(self) -> None:
         """Measure the last call again, of a step that was not measured; nothing if there was none.
@@ -134,24 +153,25 @@ class Taps:
         call, self.last_call = self.last_call, None
         if call is None:
             return
-        self._tracing = True
+        active, self.active, self._tracing = self.active, True, True
         try:
             repeat(self._model, call)
         except Exception as fault:
             self.forget()
             self._on_fault(fault)
         finally:
-            self._tracing = False
+            self.active, self._tracing = active, False
 
     def _on_input(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not self._listening(model):
-            if model.training and torch.is_grad_enabled():
-                self.last_call = call_of(args, kwargs)
+            return
+        if not self.active:
+            self.last_call = call_of(args, kwargs)
             return
         try:
             given = first_floating((args, dict(kwargs)))
             if given is not None:
-                self._measure(INPUT, given, -1, None)
+                self._measure(INPUT, given, None, None)
         except Exception as fault:
             self._on_fault(fault)
 
@@ -211,25 +231,30 @@ class Taps:
                 if not item.activation:
                     self._channels_first = item.channels_first
                 on_channels = (self._channels_first and tensor.dim() > 2) or item.channels_first
-                known = self._known(args[0]) if relu and args and output is not args[0] else None
-                self._measure(layer.name, tensor, 1 if on_channels else -1, bounds, known)
+                given = args[0] if relu and args else None
+                self._measure(
+                    layer.name, tensor, 1 if on_channels else -1, bounds, self._source(given, tensor)
+                )
             except Exception as fault:
                 self._on_fault(fault)
 
         return hook
 
-    def _known(self, given: Any) -> Seen:
-        """The extremes of a tensor, if it is the one that was measured last and no one wrote to it since."""
-        last = self._last
-        return last[2] if last is not None and last[0]() is given and last[1] == given._version else None
+    def _source(self, given: Any, output: Tensor) -> _Seat | None:
+        """Where the sample of a ReLU's input is, if that is the tensor that was measured last, as it was."""
+        if given is None or self._last is None:
+            return None
+        tensor, version, seat = self._last
+        written = 1 if given is output else 0
+        return seat if tensor() is given and version + written == given._version else None
 
     def _measure(
         self,
         key: str,
         tensor: Tensor,
-        unit_dim: int,
+        unit_dim: int | None,
         bounds: tuple[float, float] | None,
-        relu_of: Seen = None,
+        relu_of: _Seat | None = None,
     ) -> None:
         seat = self._seats.get(key)
         # The recomputation of a checkpoint counts only where the pass before it could not be seen.
@@ -238,12 +263,13 @@ class Taps:
         kind = tensor.device, tensor.dtype, tensor.numel()
         if seat is None or seat.kind != kind:
             seat = self._seats[key] = self._seat(key, kind, bounds)
-        again = seat.samples.holds(seat.row)
-        seat.samples.put(seat.row, tensor, unit_dim if tensor.dim() > 1 else -1, relu_of)
-        # After several calls the extremes are those of all of them.
-        self._last = (
-            None if again else (weakref.ref(tensor), tensor._version, seat.samples.extremes(seat.row))
-        )
+        self._last = weakref.ref(tensor), tensor._version, seat
+        samples, row = seat.samples, seat.row
+        if relu_of is not None and relu_of.samples is samples and samples.put_relu(row, tensor, relu_of.row):
+            return
+        if unit_dim is not None:
+            unit_dim = (unit_dim if tensor.dim() > 1 else -1) % max(tensor.dim(), 1)
+        samples.put(row, tensor, unit_dim)
 
     def _seat(
         self, key: str, kind: tuple[torch.device, torch.dtype, int], bounds: tuple[float, float] | None

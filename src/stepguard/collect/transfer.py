@@ -39,8 +39,8 @@ class Transfer:
 
 def _brought_over(wanted: Sequence[_Wanted]) -> list[_Wanted]:
     """The same on the host, in one transfer; number formats that differ meet in the widest."""
-    packed = torch.cat([tensor for each in wanted for tensor in each.tensors]).to("cpu")
-    parts = iter(packed.split([len(tensor) for each in wanted for tensor in each.tensors]))
+    packed = torch.cat([tensor.reshape(-1) for each in wanted for tensor in each.tensors]).to("cpu")
+    parts = iter(packed.split([tensor.numel() for each in wanted for tensor in each.tensors]))
     return [_Wanted([next(parts) for _ in each.tensors], each.finish) for each in wanted]
 
 
