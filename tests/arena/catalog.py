@@ -26,10 +26,6 @@ FRESH = frozenset(
 )  # fmt: skip
 """Families written after the rules were last tuned, by someone who had not seen them; reported apart."""
 
-
-FRESH: frozenset[str] = frozenset()
-"""Families written after the rules were last tuned, by someone who had not seen them; reported apart."""
-
 KINDS = ("tuning", "held out", "fresh")
 """What became of a family: thresholds tuned on it, kept from that, or written after the tuning."""
 
