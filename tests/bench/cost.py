@@ -14,6 +14,7 @@ What is installed of torchmortem, wandb and lightning is measured as well (the e
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
 import json
 import math
@@ -143,6 +144,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures there")
     args = parser.parse_args()
     watchers = {name: available()[name] for name in dict.fromkeys(("bare", *args.watchers))}
+    for watcher in watchers.values():
+        if watcher.package is not None:
+            importlib.import_module(watcher.package)  # once, before the processes are forked
     deadline, console = time.perf_counter() + 60 * args.minutes, Console(stderr=True)
     found: dict[str, Any] = {}
     # The slow ones, which are the last, come first: should one need more than its share, the others give it.

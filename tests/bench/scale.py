@@ -52,6 +52,8 @@ RULES: Mapping[str, str] = {
     "plateau of the loss": "plateau(loss, {n}, 0.001)",
 }
 """By what it does: a condition that never holds."""
+LENGTHS = {"layer": (10, 30, 100, 300, 1000), "run": (10, 100, 1000, 10_000)}
+"""Steps of the windows, for a signal per layer and one of the run."""
 WINDOW_LAYERS = 100
 WINDOW_STEPS = 50
 """Steps that are timed, once the window is full."""
@@ -89,11 +91,10 @@ def _cost(make: Callable[[], Any], size: float) -> dict[str, float]:
 
 def windows(size: float) -> Rows:
     """By length of the window of one rule, evaluated at every step."""
-    lengths = _up_to((10, 30, 100, 300, 1000, 2000), 2000 * size)
     return [
         {"function": name, "n": n, "ms": _evaluation(condition.format(n=n), n)}
         for name, condition in RULES.items()
-        for n in lengths
+        for n in _up_to(LENGTHS["layer" if "act." in condition else "run"], 1e4 * size)
     ]
 
 
