@@ -62,6 +62,8 @@ class Observer:
         self._recovery: Recovery | None = None
         self._restored: Mapping[str, Any] | None = None
         self._step, self._sampled = 0, True
+        self._stood = False
+        """The last step was not taken: how far the weights are from where they were tells of no update."""
 
     @property
     def step(self) -> int:
@@ -80,6 +82,8 @@ class Observer:
         if self._sampled:
             self._collector.remember(step)
         frame = self._collector.frame(step, loss, sampled=self._sampled)
+        if self._stood:
+            frame.vectors.pop("update.ratio", None)
         return self._judge(frame, scalars)
 
     def left_out(self, loss: Tensor | None, scalars: Mapping[str, float]) -> Observation:
@@ -94,6 +98,8 @@ class Observer:
         observation = recovery.observe(self._agreed(frame))
         for rule, reason in recovery.engine.take_failures():
             self._complain(f"rule {rule!r} failed and is left out from now on: {reason}")
+        decision = observation.decision
+        self._stood = decision is not None and decision.kind in ("skip", "rollback") and not decision.dry_run
         sampled, quiet = self._sampled, recovery.engine.quiet
         self._sampled = self._collector.active = self._cadence.measures(self._step, quiet=quiet)
         if self._sampled and not sampled:
@@ -154,6 +160,7 @@ class Observer:
         return {
             "step": self._step,
             "sampled": self._sampled,
+            "stood": self._stood,
             "layers": layers,
             "recovery": recovery,
             "collector": self._collector.state_dict(),
@@ -163,6 +170,7 @@ class Observer:
         """Go on where `state_dict` was taken, of a model with the same layers."""
         self._step = int(state["step"])
         self._sampled = self._collector.active = bool(state.get("sampled", True))
+        self._stood = bool(state.get("stood", False))
         self._restored = state if "recovery" in state else None
         if "collector" in state:
             self._collector.load_state_dict(state["collector"])
