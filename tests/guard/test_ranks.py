@@ -17,7 +17,7 @@ from stepguard.series.runfile import RunFile
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
-    pytest.mark.timeout(300),  # all scenarios run before the first test
+    pytest.mark.timeout(600),  # all scenarios run before the first test
 ]
 
 

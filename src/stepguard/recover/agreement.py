@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from stepguard.signals import SIGNALS, Frame, Layer, Vector
 
 _QUIET = "grad.nonfinite"
 """The one signal per layer of a step that was not measured; nothing to tell where it is zero throughout."""
+
+_TELLS = -1.0
+"""Stands for vectors that are worth a second exchange."""
 
 
 class Words(NamedTuple):
@@ -65,22 +69,26 @@ class Agreement:
         self.only = {}
         values = np.array([frame.scalars.get(name, 0.0) for name in self._scalars])
         known = np.array([name in frame.scalars for name in self._scalars], np.float64)
-        head = np.array([float(self._tells(frame)), *words])
+        head = np.array([self._quiet(frame), *words])
         rows = self._ranks.exchange(np.concatenate([head, values, known]))
         if rows is None:
             return frame, words
         mixed = Frame(frame.step, dict(frame.scalars), dict(frame.vectors), frame.hist)
         self._mix_scalars(mixed, rows[:, len(head) :])
-        if rows[:, 0].any():
+        if rows[0, 0] == _TELLS or (rows[:, 0] != rows[0, 0]).any():
             self._mix_vectors(mixed)
         return mixed, _largest(rows[:, 1 : len(head)])
 
-    def _tells(self, frame: Frame) -> bool:
-        """Whether the frame's vectors are worth a second exchange: they are, but where all is quiet."""
+    def _quiet(self, frame: Frame) -> float:
+        """Where it is quiet, if the vectors tell nothing more than that; equal on ranks that need no more."""
         quiet = frame.vectors.get(_QUIET)
-        if not self._alike or frame.vectors.keys() - {_QUIET}:
-            return True
-        return quiet is not None and not (quiet.known.all() and not quiet.values.any())
+        if (
+            not self._alike
+            or frame.vectors.keys() - {_QUIET}
+            or (quiet is not None and quiet.values[quiet.known].any())
+        ):
+            return _TELLS
+        return 0.0 if quiet is None else 1.0 + crc32(quiet.known.tobytes())
 
     def _mix_scalars(self, frame: Frame, rows: Rows) -> None:
         count = len(self._scalars)
