@@ -98,7 +98,7 @@ class Rows(list[Row]):
         """Make room for one more layer; return its row."""
         self.append(Row(bounds))
         if len(self) > self._room:
-            self._make_room(2 * len(self))
+            self._make_room(len(self) + len(self) // 4)
         self._cut(len(self) - 1)
         return len(self) - 1
 

@@ -51,7 +51,7 @@ class Plan(NamedTuple):
     each: int
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def plan(shape: tuple[int, ...], stride: tuple[int, ...], unit_dim: int | None, most: int = SAMPLE) -> Plan:
     """Plan a sample of a tensor of this layout, which is not empty: all of it if it has at most `most`
     elements; else so many or, since all units are to have as many, some more.
@@ -147,7 +147,7 @@ def memory_of(tensor: Tensor) -> Tensor:
     return tensor.as_strided((extent,), (1,))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def places_of(shape: tuple[int, ...], stride: tuple[int, ...], most: int, device: torch.device) -> Tensor:
     """Places of short runs of neighbours, spread evenly: `most` places in all, of more elements than that."""
     run = math.gcd(most, _RUN)
