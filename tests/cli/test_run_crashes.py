@@ -70,6 +70,22 @@ link.close()
     assert "start 1: step 4, 0:00:0" in err
 
 
+def test_of_a_hang_every_process_below_prints_its_stacks(start) -> None:
+    script = """
+if attempt.number == 1:
+    rank = "import time\\ndef another_rank_waits(): print(1, flush=True), time.sleep(100)\\nanother_rank_waits()"
+    other = subprocess.Popen([sys.executable, "-c", rank], start_new_session=True, stdout=subprocess.PIPE)
+    other.stdout.readline()
+steps(0, 5)
+if attempt.number == 1:
+    other.wait()
+link.close()
+"""
+    code, _, err = start(script, "--hang", "0.5").end()
+    assert code == 0
+    assert "in another_rank_waits" in err
+
+
 def test_slow_beginnings_and_all_that_follows_the_guard_are_no_hang(start) -> None:
     script = "time.sleep(1.5); steps(0, 5); time.sleep(0.2); link.close(); time.sleep(1)"
     code, _, err = start(script, "--hang", "0.4").end()

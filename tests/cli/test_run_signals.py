@@ -50,3 +50,12 @@ def test_under_nohup_a_hangup_changes_nothing(start) -> None:
         pass
     run.send(signal.SIGHUP)
     assert run.end()[0] == 0
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_rank_keeps_the_signal_that_its_launcher_and_the_supervisor_both_send(start, rank: str) -> None:
+    twice = "os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGTERM)"
+    run = start(f"steps(0, 5); {twice}; steps(5, 10)", "--restarts", "0", under=("env", f"RANK={rank}"))
+    code, out, _ = run.end()
+    assert code == 143
+    assert out.splitlines()[1:] == ["snapshot at 5"]

@@ -229,11 +229,10 @@ class _Watched:
         )
 
     def _end_hung(self, seconds: float, beat: Beat) -> None:
-        """Have it print its stacks, which SIGABRT does under python's faulthandler."""
+        """Have it print its stacks."""
         self.hung = seconds
         self._listener.hangs(seconds, beat.step)
-        begun = self._handover.begun()
-        self._training.send(signal.SIGABRT, None if begun is None else begun.pid)
+        self._training.dump()
         until = time.monotonic() + _DUMP
         while self._training.poll() is None and time.monotonic() < until:
             time.sleep(0.02)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -133,6 +133,15 @@ class Training:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
 
+    def dump(self) -> None:
+        """Have every process of it print its stacks and end, which SIGABRT does under python's faulthandler.
+
+        Of several ranks it is often another one that hangs than the one that reports.
+        """
+        for pid in [self.pid, *_below(self.pid)]:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGABRT)
+
     def clear(self, grace: float) -> int:
         """End whatever is still there of it: SIGTERM, and SIGKILL later. Returns its exit code."""
         until = time.monotonic() + grace
@@ -172,14 +181,29 @@ def _adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
 
 
-def _children() -> Iterator[int]:
-    """The children of this process; none where there is no /proc."""
-    own = os.getpid()
+def _children() -> list[int]:
+    """The children of this process."""
+    return _families().get(os.getpid(), [])
+
+
+def _below(pid: int) -> list[int]:
+    """All that a process has started, and what that has started."""
+    families = _families()
+    found = list(families.get(pid, []))
+    for child in found:  # it grows on the way
+        found += families.get(child, [])
+    return found
+
+
+def _families() -> dict[int, list[int]]:
+    """The children of each process; none where there is no /proc."""
+    families: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             text = stat.read_text(encoding="utf-8", errors="replace")
-            if int(text.rpartition(")")[2].split()[1]) == own:
-                yield int(stat.parent.name)
+            parent = int(text.rpartition(")")[2].split()[1])
+            families.setdefault(parent, []).append(int(stat.parent.name))
+    return families
 
 
 def kernel_kills() -> int:
