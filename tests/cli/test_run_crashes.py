@@ -73,7 +73,7 @@ link.close()
 def test_of_a_hang_every_process_below_prints_its_stacks(start) -> None:
     script = """
 if attempt.number == 1:
-    rank = "import time\\ndef another_rank_waits(): print(1, flush=True), time.sleep(100)\\nanother_rank_waits()"
+    rank = "import time\\ndef other_waits(): print(1, flush=True), time.sleep(100)\\nother_waits()"
     other = subprocess.Popen([sys.executable, "-c", rank], start_new_session=True, stdout=subprocess.PIPE)
     other.stdout.readline()
 steps(0, 5)
@@ -83,7 +83,7 @@ link.close()
 """
     code, _, err = start(script, "--hang", "0.5").end()
     assert code == 0
-    assert "in another_rank_waits" in err
+    assert "in other_waits" in err
 
 
 def test_slow_beginnings_and_all_that_follows_the_guard_are_no_hang(start) -> None:
