@@ -55,3 +55,11 @@ def test_scale_measures_all_parts_and_draws_them(tmp_path: Path) -> None:
     assert "slope" in shown
     assert len(list(ElementTree.parse(picture).iter("{http://www.w3.org/2000/svg}circle"))) > 0
     assert "| layers, all signals | 10: " in table("scale", found)
+
+
+def test_replay_writes_a_run_and_replays_it_again(tmp_path: Path) -> None:
+    kept = ("--layers", "3", "--steps", "450", "--total", "--file", tmp_path / "run.sqlite")
+    written = (run("replay.py", *kept), (tmp_path / "run.sqlite").stat().st_mtime_ns)
+    again = (run("replay.py", *kept), (tmp_path / "run.sqlite").stat().st_mtime_ns)
+    assert all("450 frames of 3 layers" in shown for shown, _ in (written, again))
+    assert written[1] == again[1]
