@@ -23,7 +23,7 @@ _LR_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")
 _SCHEDULED = ("base_lrs", "max_lrs")
 """What schedulers keep of it themselves, for each group; ReduceLROnPlateau keeps nothing."""
 _WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]
-COMMON = 0.5
+COMMON = 0.25
 """Below this share of the spread that is from sample to sample, LSUV goes by units."""
 _FLAT = 1e-3
 """A unit that varies by less, relative to its layer, has no spread of its own to divide by."""
