@@ -3,7 +3,8 @@
     python tests/bench/noise.py [--json FILE] [--layers 400] [--steps 1000]
 
 The noises e have variance 1 (t: 3), all layers at once, each its own series. A positive series is exp(0.1 e),
-but for the log-normal one, which is exp(0.5 e). A false alarm is a step at which a detector begins to hold.
+but for the log-normal one, which is exp(0.5 e). A false alarm is a step at which a detector begins to hold,
+from the step on at which its window is full. `crash` answers before: those steps have a line of their own.
 For `plateau` the noise lies on a fall by twice `by` in its window, since on plain noise it holds rightly.
 """
 
@@ -49,23 +50,43 @@ class Case(NamedTuple):
     around_zero: bool = True
     twice: bool = False
     """Whether it must hold at two readings running: the rule file's `for: 2`."""
+    young: bool = False
+    """Whether it answers before its window is full."""
 
 
 def _end_of_fall(age: np.ndarray) -> np.ndarray:
     return np.exp(-0.01 * np.minimum(age, 0))
 
 
-CASES = (
-    Case(
-        "crash(rise=3, fall=3, within=60)",
-        60,
-        lambda x, step: detectors.crash(x, step, rise=3, fall=3, within=60).holds,
+def _crash(within: int) -> Case:
+    return Case(
+        f"crash(rise=3, fall=3, within={within})",
+        within,
+        lambda x, step: detectors.crash(x, step, rise=3, fall=3, within=within).holds,
         {"x5 in 10, then /100": _own_crash},
         around_zero=False,
-    ),
-    Case("spike(100, by=2)", 101, lambda x, step: detectors.spike(x, step, 100, 2).holds, CHANGES),
-    Case("spike(50, by=2)", 51, lambda x, step: detectors.spike(x, step, 50, 2).holds, CHANGES),
-    Case("drift(200, by=1.5)", 200, lambda x, step: detectors.drift(x, step, 200, 1.5).holds, CHANGES),
+        young=True,
+    )
+
+
+def _spike(n: int, by: float) -> Case:
+    return Case(
+        f"spike({n}, by={by:g})", n + 1, lambda x, step: detectors.spike(x, step, n, by).holds, CHANGES
+    )
+
+
+def _drift(n: int, by: float) -> Case:
+    return Case(f"drift({n}, by={by:g})", n, lambda x, step: detectors.drift(x, step, n, by).holds, CHANGES)
+
+
+CASES = (
+    _crash(60),
+    _crash(100),
+    _spike(100, 2),
+    _spike(128, 1.3),
+    _spike(50, 2),
+    _drift(200, 1.5),
+    _drift(100, 2),
     Case(
         "plateau(200, by=0.2)",
         200,
@@ -104,19 +125,19 @@ def positive(kind: str, e: np.ndarray) -> np.ndarray:
     return np.exp((0.5 if kind.startswith("log") else 0.1) * e)
 
 
-def held(case: Case, values: np.ndarray) -> np.ndarray:
+def held(case: Case, values: np.ndarray, steps: range | None = None) -> np.ndarray:
     """Where the detector holds, shape (steps, layers), from the step on at which its window is full."""
     x = Window(np.arange(len(values)), values, np.zeros(values.shape[1]))
-    holds = np.array([case.holds(x, step) for step in range(case.reach, len(values))])
+    holds = np.array([case.holds(x, step) for step in steps or range(case.reach, len(values))])
     if case.twice:
         holds[1:] &= holds[:-1].copy()
         holds[0] = False
     return holds
 
 
-def false_alarms(case: Case, values: np.ndarray) -> float:
-    """Alarms per 1,000 steps."""
-    holds = held(case, values)
+def false_alarms(case: Case, values: np.ndarray, steps: range | None = None) -> float:
+    """Alarms per 1,000 steps, once the window is full or at the steps given."""
+    holds = held(case, values, steps)
     return 1000 * np.count_nonzero(holds[1:] & ~holds[:-1]) / holds[1:].size
 
 
@@ -137,6 +158,11 @@ def measure(case: Case, layers: int, steps: int) -> dict[str, dict[str, object]]
     result: dict[str, dict[str, object]] = {
         "positive": {kind: false_alarms(case, positive(kind, e) * fall) for kind, e in noises.items()}
     }
+    if case.young:
+        first = range(case.reach)
+        result["young"] = {
+            kind: false_alarms(case, positive(kind, e) * fall, first) for kind, e in noises.items()
+        }
     if case.around_zero:
         result["around 0"] = {kind: false_alarms(case, e) for kind, e in noises.items() if kind[0] != "l"}
     result["delay"] = {name: delay(case, change, random) for name, change in case.changes.items()}
@@ -146,7 +172,7 @@ def measure(case: Case, layers: int, steps: int) -> dict[str, dict[str, object]]
 def _alarm_table(figures: dict[str, dict[str, dict[str, object]]]) -> Table:
     table = Table("detector", "series", *NOISES, title="False alarms per 1,000 steps")
     for name, kinds in figures.items():
-        for series in ("positive", "around 0"):
+        for series in ("positive", "young", "around 0"):
             if series in kinds:
                 cells = (f"{kinds[series][n]:.3f}" if n in kinds[series] else "" for n in NOISES)
                 table.add_row(name, series, *cells)
@@ -173,7 +199,7 @@ def main() -> None:
     figures = {case.name: measure(case, options.layers, options.steps) for case in CASES}
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
-    console = Console()
+    console = Console(width=110)
     console.print(_alarm_table(figures))
     console.print(_delay_table(figures))
 

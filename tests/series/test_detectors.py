@@ -57,14 +57,19 @@ def noise(kind: str, shape: tuple[int, int], seed: int = 0) -> np.ndarray:
 # crash
 
 
-def plain_crash(values: np.ndarray, rise: float, fall: float) -> bool:
+def plain_crash(values: np.ndarray, rise: float, fall: float, full: bool) -> bool:
+    """As its docstring says it, pair by pair."""
     x = values[~np.isnan(values)]
-    return not np.isnan(values[-1]) and any(
-        x[peak] >= rise * x[trough] and x[peak] >= fall * x[-1]
-        for peak in range(len(x))
-        for trough in range(peak)
-        if x[trough] > 0
-    )
+    clear = 1.0
+    if full and len(x) > 2 and min(x) > 0:
+        bends = np.abs(np.diff(np.log(x), n=2))
+        clear = np.exp(7 * 1.482602218505602 * np.median(bends) / 6**0.5)
+    for later in range(1, len(x)):
+        peak, before = min(x[later - 1], x[later]), sorted(v for v in x[:later] if v > 0)
+        trough = before[full] if len(before) > full else np.inf
+        if peak >= max(rise, clear) * trough and peak >= max(fall, clear) * values[-1]:
+            return True
+    return False
 
 
 READING = st.sampled_from([0.0, 1e-9, 0.5, 1.0, 2.0, 3.0, 7.0, np.nan]) | st.floats(0.1, 50)
@@ -79,16 +84,20 @@ READING = st.sampled_from([0.0, 1e-9, 0.5, 1.0, 2.0, 3.0, 7.0, np.nan]) | st.flo
 )
 def test_crash_as_defined(rows: list[list[float]], rise: float, fall: float, within: int):
     values = np.array(rows)
-    got = detectors.crash(series(values), len(values) - 1, rise=rise, fall=fall, within=within)
-    expected = [plain_crash(x[-within:], rise, fall) for x in values.T]
+    x = series(values)
+    got = detectors.crash(x, len(values) - 1, rise=rise, fall=fall, within=within)
+    full = x.full(len(values) - 1, within)
+    known = ~np.isnan(values[-1])
+    each_layer = zip(values[-within:].T, full, strict=True)
+    expected = [plain_crash(column, rise, fall, bool(whole)) for column, whole in each_layer] & known
     np.testing.assert_array_equal(got.holds, expected)
-    np.testing.assert_array_equal(got.known, ~np.isnan(values[-1]))
+    np.testing.assert_array_equal(got.known, known)
 
 
 def test_crash_of_the_lecture():
     """std climbs over some steps, then falls to almost nothing; one layer does, its neighbour only climbs."""
     climb = np.geomspace(0.2, 4.0, 12)
-    values = np.stack([np.append(climb, [2.0, 0.1]), np.append(climb, [5.0, 6.0])], axis=1)
+    values = np.stack([np.append(climb, [4.0, 0.1]), np.append(climb, [5.0, 6.0])], axis=1)
     found = detectors.crash(series(values), 13, rise=3, fall=3, within=60)
     assert found.holds.tolist() == [True, False]
     assert {name: measure[0] for name, measure in found.measures.items()} == pytest.approx(
@@ -98,8 +107,30 @@ def test_crash_of_the_lecture():
 
 
 def test_crash_to_exactly_nothing():
-    found = detectors.crash(series(column([1, 5, 0])), 2, rise=3, fall=3, within=60)
+    found = detectors.crash(series(column([1, 5, 5, 0])), 3, rise=3, fall=3, within=60)
     assert found.holds and np.isinf(found.measures["fall"])
+
+
+def test_one_high_reading_is_no_peak():
+    values = series(column([1, 1, 50, 1, 1]))
+    assert not any(detectors.crash(values, now, rise=3, fall=3, within=60).holds for now in range(5))
+
+
+def test_one_low_reading_is_no_trough_once_the_window_is_full():
+    values = column([1, 1, 0.01, *[1] * 9, 0.3])
+    assert detectors.crash(series(values), 12, rise=3, fall=3, within=60).holds
+    assert not detectors.crash(series(values), 12, rise=3, fall=3, within=13).holds
+
+
+@pytest.mark.parametrize(("jitter", "holds"), [(0.0, True), (0.02, True), (0.6, False)])
+def test_crash_stands_out_from_the_noise_of_a_full_window(jitter: float, holds: bool):
+    """A twelvefold climb in ten steps and a fall to a fifth, after fifty steps of noise."""
+    level = np.append(np.full(50, 0.1), np.geomspace(0.1, 1.2, 10))
+    values = np.append(
+        column(level) * np.exp(jitter * noise("normal", (60, 50))), np.full((1, 50), 0.2), axis=0
+    )
+    found = detectors.crash(series(values), 60, rise=3, fall=3, within=60)
+    assert (found.holds == holds).mean() >= 0.9
 
 
 def test_crash_is_not_a_blip_from_nothing():

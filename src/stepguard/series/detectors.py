@@ -24,6 +24,7 @@ RECENT = 6
 _SURE_ALONE = 35.0
 _SURE_TWICE = (4.0, 6.0)
 _SURE_SHIFT = 6.0
+_SURE_CRASH = 7.0
 _SURE_FALL = 4.0
 _SLOPE_ERROR = 1.05 * (12 / BLOCKS) ** 0.5
 """Standard error of a Theil-Sen line's rise over all blocks, in standard deviations of one block's median."""
@@ -43,25 +44,82 @@ class Detection(NamedTuple):
 def crash(x: Window, step: int, *, rise: float, fall: float, within: int) -> Detection:
     """The rising crash: within the last steps x rose from a trough to a peak, and fell from there till now.
 
-    Holds where some reading of the last `within` steps is at least `rise` times the least one before it and
-    at least `fall` times the reading now. A trough must be above 0. A young window will do, since the crash
-    comes early. Known where there is a reading now. Measures `rise`, `fall` and `peak` of the highest such
-    peak, NaN where nothing rose that much.
+    A peak is the lesser of two readings in a row, so one reading alone is none; its trough is the second
+    least reading above 0 before it. Holds where a peak is at least `rise` times its trough and at least
+    `fall` times the reading now, and where both, in logarithms, are 7 spreads of the series' own noise: the
+    robust standard deviation of its second differences, which a steady climb does not widen; where a reading
+    is not above 0 there are no logarithms, and the factors alone decide. So they do while the window is not
+    full, and there the least reading is the trough: nothing tells noise from a crash yet, and it comes early.
 
-    False alarms at rise=3, fall=3, within=60: none on normal and AR(1) noise, 10 on t(3), 224 on log-normal.
-    Where a signal is so noisy, ask for larger factors or for a share of the layers. A rise in 10 steps with a
+    Known where there is a reading now. Measures `rise`, `fall` and `peak` of the highest such peak, NaN where
+    nothing rose that much or x is nowhere near a fall.
+
+    False alarms at rise=3, fall=3 once the window is full: at within=60 0.003 on t(3) and on log-normal, at
+    within=100 0.015 on t(3), none on the others. In a young window 0.1 on t(3), 80 to 105 on log-normal, none
+    on the others: so noisy a layer needs larger factors, or a share of the layers. A rise in 10 steps with a
     fall after it is seen at the first step of the fall.
 
     Source: fast.ai, From deep learning foundations to stable diffusion, lesson 16. Guarantee: none.
     """
-    values, current = x.cut(step, within).values, x.now(step)
-    trough = np.minimum.accumulate(np.where(values > 0, values, np.inf), axis=0)
-    risen = np.where(values >= rise * trough, values, -np.inf)
-    top = np.max(risen, axis=0, initial=-np.inf)
-    peak = np.where(top > 0, top, np.nan)
-    lowest = np.min(np.where(risen == top, trough, np.inf), axis=0, initial=np.inf)
-    measures = {"rise": peak / lowest, "fall": _fold(peak, current), "peak": peak}
-    return Detection(peak >= fall * current, ~np.isnan(current), measures)
+    values, current, full = x.cut(step, within).values, x.now(step), x.full(step, within)
+    # Cheap, and enough at nearly every step: what is nowhere near a fall is no crash.
+    near = np.asarray(np.fmax.reduce(values, axis=0, initial=-np.inf) >= fall * current)
+    holds = np.zeros_like(near)
+    peak, trough = (np.full(near.shape, np.nan) for _ in range(2))
+    if near.any():
+        holds[near], peak[near], trough[near] = _crashed(
+            values[:, near], full[near], current[near], rise, fall
+        )
+    measures = {"rise": peak / trough, "fall": _fold(peak, current), "peak": peak}
+    return Detection(holds, ~np.isnan(current), measures)
+
+
+def _crashed(
+    values: Array, full: Truth, current: Array, rise: float, fall: float
+) -> tuple[Truth, Array, Array]:
+    """Whether each layer has crashed, its highest peak, and the trough of that."""
+    values = _packed(values)
+    peak, trough = _peak(values, full, np.full(full.shape, rise))
+    holds = peak >= fall * current
+    noisy = full & holds & (np.fmin.reduce(values, axis=0, initial=np.inf) > 0)
+    if noisy.any():
+        clear = np.exp(_SURE_CRASH * _jitter(values[:, noisy]))
+        peak[noisy], trough[noisy] = _peak(values[:, noisy], full[noisy], np.maximum(rise, clear))
+        holds[noisy] = peak[noisy] >= np.maximum(fall, clear) * current[noisy]
+    return holds, peak, trough
+
+
+def _packed(values: Array) -> Array:
+    """Each layer's readings without gaps between them, NaN before the first."""
+    missing = np.isnan(values)
+    if not missing.any():
+        return values
+    return np.take_along_axis(values, np.argsort(~missing, axis=0, kind="stable"), axis=0)
+
+
+def _peak(values: Array, full: Truth, rise: Array) -> tuple[Array, Array]:
+    """The highest peak that is so many times its trough, and that trough; NaN where there is none.
+
+    Row by row, without large arrays in between: twice as fast.
+    """
+    least, second = (np.full(full.shape, np.inf) for _ in range(2))
+    peak, trough = (np.full(full.shape, np.nan) for _ in range(2))
+    for before, reading in pairwise(values):
+        above = np.where(before > 0, before, np.inf)
+        second = np.minimum(second, np.maximum(least, above))
+        least = np.minimum(least, above)
+        low, level = np.where(full, second, least), np.minimum(before, reading)
+        higher = (level >= rise * low) & ~(level <= peak)
+        np.copyto(peak, level, where=higher)
+        np.copyto(trough, low, where=higher)
+    return peak, trough
+
+
+def _jitter(values: Array) -> Array:
+    """The spread of the logarithms from one reading to the next, 0 where it is not known."""
+    logarithms = robust.positive_log(values)
+    bends = np.abs(logarithms[2:] - 2 * logarithms[1:-1] + logarithms[:-2])
+    return np.nan_to_num(robust.NORMAL_MAD / 6**0.5 * robust.median(bends))
 
 
 def spike(x: Window, step: int, n: int, by: float) -> Detection:
