@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from stepguard.collect.activations import FUNCTIONS, PASSED_ON, bounds_of, function_of
+from stepguard.collect.hooks import Hook, InputHook
 from stepguard.collect.layers import Watched
 from stepguard.collect.samples import WIDTHS, Samples
 from stepguard.collect.trace import Call, call_of, repeat
@@ -38,40 +39,6 @@ class _Seat(NamedTuple):
     group: _Group
     samples: Samples
     row: int
-
-
-class _Nobody:
-    """Who listens to the hooks of a copied model."""
-
-    active = False
-
-
-class _Hook:
-    """A hook that costs next to nothing while nobody listens.
-
-    It stays behind when its module is pickled or copied: the copy measures nothing.
-    """
-
-    def __init__(self, listener: Taps | type[_Nobody], call: Callable[..., None]) -> None:
-        self._listener, self._call = listener, call
-
-    def __call__(self, *args: Any) -> None:
-        if self._listener.active:
-            self._call(*args)
-
-    def __reduce__(self) -> tuple[Callable[..., _Hook], tuple[type[_Nobody], Callable[..., None]]]:
-        return _Hook, (_Nobody, _nothing)
-
-
-class _InputHook(_Hook):
-    """The hook on the model itself, which looks at every call."""
-
-    def __call__(self, *args: Any) -> None:
-        self._call(*args)
-
-
-def _nothing(*_args: Any) -> None:
-    """What a copied hook does."""
 
 
 class Taps:
@@ -106,14 +73,14 @@ class Taps:
         self._last: tuple[weakref.ref[Tensor], int, _Seat] | None = None
         """The tensor measured last, its version then, and where its sample is."""
         self._before_calls: dict[str, RemovableHandle] = {}
-        self._handles = [model.register_forward_pre_hook(_InputHook(self, self._on_input), with_kwargs=True)]
+        self._handles = [model.register_forward_pre_hook(InputHook(self, self._on_input), with_kwargs=True)]
         for item in watched:
             if not item.activation:
                 name = item.layer.name
                 self._before_calls[name] = item.module.register_forward_pre_hook(
-                    _Hook(self, self._before(item))
+                    Hook(self, self._before(item))
                 )
-            self._handles.append(item.module.register_forward_hook(_Hook(self, self._after(item))))
+            self._handles.append(item.module.register_forward_hook(Hook(self, self._after(item))))
 
     def close(self) -> None:
         """Take all hooks off the model."""
