@@ -199,13 +199,14 @@ def test_the_evidence_of_the_run_names_the_layers_that_make_it_true(ruleset) -> 
     engine = Engine(rules, LAYERS)
     assert engine.evaluate(frame(0, act_std=[1, 2, 1, 1])) == []
     assert engine.evaluate(frame(1, act_std=[1, 20, 8, 1])) == []
-    change = the_alert(engine.evaluate(frame(2, act_std=[1, 2, 0.5, 1])))
+    assert engine.evaluate(frame(2, act_std=[1, 20, 8, 1])) == []
+    change = the_alert(engine.evaluate(frame(3, act_std=[1, 2, 0.5, 1])))
     assert change.layer is None
     assert change.message == "2 of 4, 50%, features.1: 10 up, 10 down to 2.0"
     assert change.evidence.layers == ("features.1", "body")
     assert change.evidence.total == 4
     assert change.evidence.measures == {"rise": 10, "fall": 10, "peak": 20}
-    assert (change.evidence.steps, change.evidence.values) == ((0, 1, 2), (2, 20, 2))
+    assert (change.evidence.steps, change.evidence.values) == ((0, 1, 2, 3), (2, 20, 20, 2))
 
 
 def test_a_rule_about_the_run_alone_names_no_layer(ruleset) -> None:
