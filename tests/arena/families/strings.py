@@ -168,7 +168,7 @@ SCENARIOS = [
     reverse.healthy("smoothed", criterion=f.smoothed),
     reverse.healthy("some-all-padded", forward=partial(padded, least=0)),
     reverse.healthy("loss-x4096-clip", scale=4096.0, clip=1.0),
-    reverse.failing("mask-times-infinity", forward=times_infinity),
+    reverse.failing("mask-times-infinity", forward=times_infinity, curable=False),
     reverse.failing("lr-x100", lr=0.3),
     reverse.failing("deep-post-no-warm-up", depth=3, first=False, lr=1e-2),
     reverse.failing("tiny-clip", opt="sgd", lr=0.3, clip=1e-4, curable=False),
