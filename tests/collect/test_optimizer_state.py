@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stepguard.collect.optimizer_state import SPREAD, second_moment_ratios
+from stepguard.collect.gathered import SPREAD, Gathered
+from stepguard.collect.optimizer_state import SecondMoments
+from stepguard.collect.sampling import whole
 
 Maker = Callable[[Any], Optimizer]
 
@@ -24,6 +27,26 @@ OPTIMIZERS: dict[str, tuple[Maker, str]] = {
     "Adadelta": (lambda p: torch.optim.Adadelta(p, lr=0.01), "square_avg"),
     "Adagrad": (lambda p: torch.optim.Adagrad(p, lr=0.01), "sum"),
 }
+
+
+class Ratios(NamedTuple):
+    """Which parameters have a ratio, and the ratios."""
+
+    places: list[int]
+    values: np.ndarray
+
+
+def second_moment_ratios(parameters: Sequence[nn.Parameter], optimizer: Optimizer) -> Ratios | None:
+    wide = torch.float64 if parameters[0].dtype == torch.float64 else torch.float32
+    moments = SecondMoments(wide)
+    parts = moments.gather(parameters, optimizer)
+    if not parts:
+        return None
+    grads = [whole(parameters[i].grad) for i in moments.places]
+    room = Gathered(grads, wide)
+    room.gather(grads)
+    values = moments.compare(room.buffer.cpu().numpy(), *(part.cpu().numpy() for part in parts))
+    return Ratios(moments.places, values)
 
 
 def trained(make: Maker, steps: int, size: int = 6) -> tuple[list[nn.Parameter], Optimizer]:

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stepguard.collect.sampling import Plan, plan, spread
+from stepguard.collect.sampling import Plan, memory_of, places_of, plan
 
 SHAPES = st.lists(st.integers(1, 12), min_size=1, max_size=5)
 MOST = st.sampled_from([64, 256, 1024, 4096])
@@ -48,6 +48,13 @@ def views(draw: st.DrawFn) -> Tensor:
     if kind == "gaps":
         return tensor.movedim(dim, 0)[::2].movedim(0, dim)
     return tensor.narrow(dim, 0, 1).expand(tensor.shape) if kind == "expanded" else tensor
+
+
+def spread(tensor: Tensor, most: int) -> Tensor:
+    """What is looked at of a parameter: all of a small one."""
+    if tensor.numel() <= most:
+        return tensor.reshape(-1)
+    return memory_of(tensor)[places_of(tuple(tensor.shape), tensor.stride(), most, tensor.device)]
 
 
 def planned(tensor: Tensor, most: int, unit_dim: int | None = None) -> Plan:

@@ -60,7 +60,7 @@ class Collector:
         self._kept: list[Any] = []
         """Samples of the weights that were loaded, until the banks are made."""
         self._members = Membership([])
-        self._settled = False
+        self._settled = self._moved = False
         self.layers: tuple[Layer, ...] = ()
         self._places: dict[str, int] = {}
         self._seatings: dict[tuple[str, ...], Seating] = {}
@@ -126,20 +126,27 @@ class Collector:
         transfer = self._with_loss(frame, loss)
         if sampled:
             self._add_activations(frame, transfer)
-            self._add_parameters(frame, transfer)
+            self._add_parameters(frame, transfer, everything=self._moved)
             transfer.run()
+            self._moved = False
+            if any(bank.sliced for bank in self._banks) and not _finite(frame):
+                self._look_closer(frame)
         elif not (self._screen(frame, transfer) and math.isfinite(frame.scalars.get("loss", 0.0))):
+            self.remember(step)
+            self._taps.trace()
             self._look_closer(frame)
         self._taps.last_call = None
         return self._framer.finish(frame)
 
+    def weights_moved(self) -> None:
+        """Read all weights at the next measured step: something else than the optimizer's step moved them."""
+        self._moved = True
+
     def _look_closer(self, frame: Frame) -> None:
-        """Measure what can still be measured of a step that was bad and not meant to be."""
-        self.remember(frame.step)
-        self._taps.trace()
+        """Measure all there is of a step that was bad and was not to be measured, or not all of it."""
         transfer = Transfer()
         self._add_activations(frame, transfer)
-        self._add_parameters(frame, transfer)
+        self._add_parameters(frame, transfer, everything=True)
         transfer.run()
 
     @torch.no_grad()
@@ -241,7 +248,7 @@ class Collector:
             self._framer.fill(ACTIVATION_SIGNALS, seating.places, signals, known)
             self._framer.fill_hist(seating.places, outputs.hist[seating.rows])
 
-    def _add_parameters(self, frame: Frame, transfer: Transfer) -> None:
+    def _add_parameters(self, frame: Frame, transfer: Transfer, *, everything: bool) -> None:
         found: dict[int, ParameterNumbers] = {}
         for place, bank in enumerate(self._banks):
 
@@ -251,14 +258,14 @@ class Collector:
                 if len(found) == len(self._banks):
                     self._put_parameters(frame, joined([found[i] for i in range(len(found))]))
 
-            transfer.add([*bank.parts(), *self._ratios(bank)], finish)
+            transfer.add([*bank.parts(everything=everything), *self._second_moments(bank)], finish)
 
-    def _ratios(self, bank: ParameterBank) -> list[Tensor]:
-        """How the gradients compare with the second moments; none of an optimizer that cannot be read."""
+    def _second_moments(self, bank: ParameterBank) -> list[Tensor]:
+        """What the gradients compare with; nothing of an optimizer that cannot be read."""
         if self._optimizer is None:
             return []
         try:
-            return bank.ratios(self._optimizer)
+            return bank.second_moments(self._optimizer)
         except Exception as fault:
             self._optimizer = None
             self._on_fault(fault)
@@ -269,6 +276,11 @@ class Collector:
         there, squares = (numbers.sums[SUMS.index(name)] for name in ("with grad", "grad squares"))
         if there.any():
             frame.scalars["grad_norm"] = float(np.sqrt(squares.sum()))
+
+
+def _finite(frame: Frame) -> bool:
+    """Whether the loss and all gradients are, where they are known."""
+    return all(math.isfinite(frame.scalars.get(name, 0.0)) for name in ("loss", "grad_norm"))
 
 
 def scalar_loss(loss: object) -> Tensor:

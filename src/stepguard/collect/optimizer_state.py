@@ -1,7 +1,7 @@
 """How the gradients compare with the second moment that an optimizer divides them by: `optim.rms_ratio`.
 
-Flow: parameters of one device and their optimizer in; out, on that device, mean(g^2 / v) of each parameter
-whose optimizer keeps a second moment. Near 1 it keeps up; above, the optimizer takes larger steps than it is
+Flow: parameters of one device and their optimizer in; out, on the host, mean(g^2 / v) of each parameter whose
+optimizer keeps a second moment. Near 1 it keeps up; above, the optimizer takes larger steps than it is
 meant to.
 
 Source: Wortsman et al., Stable and low-precision training for large-scale vision-language models,
@@ -13,32 +13,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
-from stepguard.collect.sampling import spread, whole
+from stepguard.collect.gathered import Gathered
+from stepguard.collect.sampling import whole
 
-SPREAD = 4096
-"""Elements of a parameter that are looked at; smaller ones are taken whole."""
+Floats = NDArray[np.float64]
+Host = NDArray[np.floating]
+
 _LEAST = 1e-36
 """Of a second moment: where it is zero so is the gradient, which then adds nothing."""
 
 
-class Ratios(NamedTuple):
-    """The ratios of some parameters."""
-
-    places: list[int]
-    """Which of the parameters, in ascending order."""
-    values: Tensor
-    """mean(g^2 / v) of each, shape [places], on the parameters' device."""
-
-
 class _Moment(NamedTuple):
-    """A parameter's gradient and second moments, and how this step changes them."""
+    """A parameter's second moments, and how this step changes them."""
 
     place: int
-    gradient: Tensor
     second: Tensor
     largest: Tensor | None
     """The largest so far, which AMSGrad divides by in place of it."""
@@ -46,39 +40,96 @@ class _Moment(NamedTuple):
     """Factor of the second moment as it is."""
     take: float
     """Factor of g^2, which is added to it."""
-    corrected: tuple[float, Any] | None
-    """Decay, and the steps before this one, where the optimizer corrects the bias of its youth."""
+    corrects: float | None
+    """Decay, where the optimizer corrects the bias of its youth."""
+    steps: float | Tensor
+    """Steps before this one: a tensor where they lie on a device."""
 
 
-def second_moment_ratios(parameters: Sequence[Tensor], optimizer: Optimizer) -> Ratios | None:
-    """Compare gradients with second moments as this step's update will find them; None if there are none.
+class SecondMoments:
+    """The second moments of parameters on one device, and how this step's gradients compare with them.
 
     `v` is the second moment with this step's gradient in it, and with the bias correction where the
     optimizer has one, as in the paper: of Adam and its like (`exp_avg_sq`, `max_exp_avg_sq`), of RMSprop and
     Adadelta (`square_avg`) and of Adagrad (`sum`). Where the decay is not known, it is the buffer as it is.
     Left out are parameters without gradient, with a sparse one, or with a buffer of another shape (factored
     or quantised), and before its first step every parameter. Weight decay inside the gradient and the centre
-    of a centred RMSprop are not looked at. Nothing waits for the device.
-
-    Parameters must lie on one device; of large ones evenly spread elements are taken.
+    of a centred RMSprop are not looked at. Of large parameters the same elements are taken as `Gathered`
+    takes of their gradients.
     """
-    groups = {p: group for group in optimizer.param_groups for p in group["params"]}
-    found = list(_moments(parameters, optimizer.state, groups))
-    if not found:
-        return None
-    gradients = [moment.gradient for moment in found]
-    squares = torch._foreach_mul(gradients, gradients)  # pyright: ignore
-    seconds = torch._foreach_mul([m.second for m in found], [m.keep for m in found])  # pyright: ignore
-    torch._foreach_add_(seconds, torch._foreach_mul(squares, [m.take for m in found]))  # pyright: ignore
-    for second, moment in zip(seconds, found, strict=True):
-        if moment.largest is not None:
-            torch.maximum(second, moment.largest, out=second)
-    torch._foreach_clamp_min_(seconds, _LEAST)  # pyright: ignore
-    torch._foreach_sqrt_(seconds)  # pyright: ignore
-    norms = torch._foreach_norm(torch._foreach_div(gradients, seconds))  # pyright: ignore
-    torch._foreach_mul_(norms, [(_on_host(m) / m.gradient.numel()) ** 0.5 for m in found])  # pyright: ignore
-    values = torch.stack(norms).square()
-    return Ratios([moment.place for moment in found], values * _on_device(found, values))
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.places: list[int] = []
+        """Which of the parameters were found at the last `gather`, in ascending order."""
+        self._dtype = dtype
+        self._moments: list[_Moment] = []
+        self._seconds: Gathered | None = None
+        self._largest: Gathered | None = None
+
+    def gather(self, parameters: Sequence[Tensor], optimizer: Optimizer) -> list[Tensor]:
+        """Flat tensors that `compare` needs on the host; none without a second moment. Waits for nothing."""
+        groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+        self._moments = found = list(_moments(parameters, optimizer.state, groups))
+        self.places = [moment.place for moment in found]
+        if not found:
+            return []
+        self._seconds = self._gathered(self._seconds, [moment.second for moment in found])
+        largest = [moment.largest for moment in found if moment.largest is not None]
+        far = (moment.steps for moment in found)
+        steps = [each.reshape(()).to(self._dtype) for each in far if isinstance(each, Tensor)]
+        parts = [self._seconds.buffer]
+        if largest:
+            self._largest = self._gathered(self._largest, largest)
+            parts.append(self._largest.buffer)
+        return [*parts, *([torch.stack(steps)] if steps else [])]
+
+    def _gathered(self, room: Gathered | None, tensors: Sequence[Tensor]) -> Gathered:
+        wholes = [whole(tensor) for tensor in tensors]
+        if room is None or not room.fits(wholes):
+            room = Gathered(wholes, self._dtype)
+        room.gather(wholes)
+        return room
+
+    def compare(self, gradients: Host, seconds: Host, *rest: Host) -> Floats:
+        """Give mean(g^2 / v) of each parameter in `places`.
+
+        `gradients` are the elements of their gradients as `Gathered` takes them, the others the host copies
+        of what `gather` returned.
+        """
+        room, moments, parts = self._seconds, self._moments, iter(rest)
+        assert room is not None
+        v = np.square(gradients)
+        v *= _each([moment.take for moment in moments], room.counts, v.dtype)
+        v += seconds * _each([moment.keep for moment in moments], room.counts, v.dtype)
+        if any(moment.largest is not None for moment in moments):
+            self._raise_to(v, next(parts))
+        np.maximum(v, _LEAST, out=v)
+        ratios = np.square(np.divide(gradients, np.sqrt(v, out=v), out=v), out=v)
+        return np.add.reduceat(ratios, room.starts) / room.counts * self._corrections(*parts)
+
+    def _raise_to(self, v: Host, largest: Host) -> None:
+        """Let `v` be no less than its largest so far, of those parameters that have one."""
+        room, rooms = self._seconds, self._largest
+        assert room is not None and rooms is not None
+        with_largest = [i for i, moment in enumerate(self._moments) if moment.largest is not None]
+        for i, start, count in zip(with_largest, rooms.starts, rooms.counts, strict=True):
+            own = v[room.starts[i] : room.starts[i] + count]
+            np.maximum(own, largest[start : start + count], out=own)
+
+    def _corrections(self, *far: Host) -> Floats:
+        """Bias corrections, 1 where there is none; `far` are the step counts that lie on the device."""
+        brought: Iterator[float] = (steps for part in far for steps in part.tolist())
+        steps = (next(brought) if isinstance(m.steps, Tensor) else m.steps for m in self._moments)
+        decays = (moment.corrects for moment in self._moments)
+        return np.array(
+            [1.0 if d is None else 1.0 - d ** (n + 1) for d, n in zip(decays, steps, strict=True)]
+        )
+
+
+def _each(factors: Sequence[float], counts: NDArray[np.intp], dtype: np.dtype[Any]) -> Host | float:
+    """The factor of each element; one for all where parameters agree."""
+    same = all(factor == factors[0] for factor in factors)
+    return factors[0] if same else np.repeat(np.array(factors, dtype), counts)
 
 
 def _moments(
@@ -93,16 +144,16 @@ def _moments(
             continue
         group = groups.get(parameter, {})
         keep, take = _factors(name, group)
-        corrects = name == "exp_avg_sq" and take > 0 and "step" in state
         largest = state.get("max_exp_avg_sq")
+        corrects = name == "exp_avg_sq" and take > 0 and "step" in state
         yield _Moment(
             place=place,
-            gradient=_sample(grad),
-            second=_sample(state[name]),
-            largest=_sample(largest) if _fits(largest, parameter) else None,
+            second=state[name],
+            largest=largest if _fits(largest, parameter) else None,
             keep=keep,
             take=take,
-            corrected=(keep, state["step"]) if corrects else None,
+            corrects=keep if corrects else None,
+            steps=_steps(state["step"]) if corrects else 0.0,
         )
 
 
@@ -123,32 +174,6 @@ def _factors(name: str, group: Mapping[str, Any]) -> tuple[float, float]:
     return (1.0, 0.0) if decay is None else (float(decay), 1.0 - float(decay))
 
 
-def _sample(tensor: Tensor) -> Tensor:
-    """At most SPREAD elements, in single precision or wider; they are the same of every tensor of a shape."""
-    elements = spread(whole(tensor), SPREAD)
-    return elements if elements.dtype == torch.float64 else elements.float()
-
-
-def _on_host(moment: _Moment) -> float:
-    """The bias correction of a step count that lies on the host; 1 for another, and for none."""
-    if moment.corrected is None or _far(moment.corrected[1]):
-        return 1.0
-    decay, steps = moment.corrected
-    return 1.0 - decay ** (float(steps) + 1)
-
-
-def _on_device(found: Sequence[_Moment], like: Tensor) -> Tensor | float:
-    """The bias corrections of step counts that lie on the device (fused and capturable optimizers)."""
-    far = [moment.corrected is not None and _far(moment.corrected[1]) for moment in found]
-    if not any(far):
-        return 1.0
-    one = like.new_ones(())
-    corrections = [
-        1 - m.corrected[0] ** (m.corrected[1].to(like.dtype) + 1) if is_far and m.corrected else one
-        for is_far, m in zip(far, found, strict=True)
-    ]
-    return torch.stack([correction.reshape(()) for correction in corrections])
-
-
-def _far(steps: Any) -> bool:
-    return isinstance(steps, Tensor) and steps.device.type != "cpu"
+def _steps(steps: Any) -> float | Tensor:
+    """A step count as a number, or as it is where it lies on a device (fused and capturable optimizers)."""
+    return steps if isinstance(steps, Tensor) and steps.device.type != "cpu" else float(steps)

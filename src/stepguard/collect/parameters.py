@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stepguard.collect.gathered import Gathered
-from stepguard.collect.optimizer_state import second_moment_ratios
+from stepguard.collect.optimizer_state import SecondMoments
+from stepguard.collect.passes import Passes
 from stepguard.collect.sampling import whole
 
 SUMS = (
@@ -56,14 +57,28 @@ class ParameterBank:
         self._dtype = torch.float64 if first.dtype in (torch.float64, torch.complex128) else torch.float32
         self._weights = self._wholes(self.parameters)
         self._trainable: list[bool] = []
-        self._now, self._before = (Gathered(self._weights, self._dtype) for _ in range(2))
+        self._device = first.device
+        self._make_room()
         self._gradients: Gathered | None = None
+        self._grad_passes = self._passes([], in_turn=False)
         self.has_grad: list[bool] = []
         """Which parameters had a gradient at the last `screen`."""
         self._with_grad: list[int] = []
-        self._with_ratio: list[int] = []
+        self._seconds = SecondMoments(self._dtype)
         self._sampled_at: int | None = None
         self._updated = False
+
+    def _make_room(self) -> None:
+        self._now, self._before = (Gathered(self._weights, self._dtype) for _ in range(2))
+        self._weight_passes = self._passes([self._weights[i] for i in self._now.large], in_turn=True)
+
+    def _passes(self, tensors: Sequence[Tensor], *, in_turn: bool) -> Passes:
+        return Passes(tensors, self._dtype, self._device, in_turn=in_turn)
+
+    @property
+    def sliced(self) -> bool:
+        """Whether some weights are so many that a look reads a part of them only, unless told otherwise."""
+        return self._weight_passes.sliced
 
     def screen(self) -> list[Tensor]:
         """Numbers on the device that are finite if every gradient is; none without gradients.
@@ -76,7 +91,7 @@ class ParameterBank:
         there = self._wholes([grad for grad in grads if grad is not None])
         found = [grad.sum(dtype=self._dtype) for grad in there]
         # On the host each can be looked at where it is.
-        return found if not found or found[0].device.type == "cpu" else [torch.stack(found).sum(0)]
+        return found if not found or self._device.type == "cpu" else [torch.stack(found).sum(0)]
 
     def _wholes(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Weights or gradients as real numbers of one dimension or more; of sparse ones what is there."""
@@ -89,7 +104,7 @@ class ParameterBank:
         self._before, self._now = self._now, self._before
         self._weights = self._wholes(self.parameters)
         if not self._now.fits(self._weights):
-            self._now, self._before = (Gathered(self._weights, self._dtype) for _ in range(2))
+            self._make_room()
             self._sampled_at = None
         self._trainable = [parameter.requires_grad for parameter in self.parameters]
         self._now.gather(self._weights)
@@ -107,8 +122,27 @@ class ParameterBank:
             self._now.buffer.copy_(torch.from_numpy(sample))
             self._sampled_at = step
 
-    def parts(self) -> list[Tensor]:
-        """Flat tensors that `numbers` needs on the host; `remember` must have come before."""
+    def parts(self, *, everything: bool) -> list[Tensor]:
+        """Flat tensors that `numbers` needs on the host; `remember` must have come before.
+
+        With `everything` all slices of very large weights are read.
+        """
+        grads = self._present()
+        weights = [self._weights[i] for i in self._now.large]
+        parts = [
+            self._now.buffer,
+            self._before.buffer,
+            self._weight_passes.look(weights, everything=everything),
+        ]
+        if self._gradients is not None:
+            # All elements first: the places of the sample are then in the cache.
+            parts.append(self._grad_passes.look([grads[i] for i in self._gradients.large], everything=True))
+            self._gradients.gather(grads)
+            parts.append(self._gradients.buffer)
+        return parts
+
+    def _present(self) -> list[Tensor]:
+        """The gradients that have elements, with room for them."""
         found = [(i, grad) for i, p in enumerate(self.parameters) if (grad := p.grad) is not None]
         wholes = zip(found, self._wholes([grad for _, grad in found]), strict=True)
         # A sparse gradient may be without any entry.
@@ -118,41 +152,39 @@ class ParameterBank:
             self._gradients = None
         elif self._gradients is None or not self._gradients.fits(grads):
             self._gradients = Gathered(grads, self._dtype)
-        parts = [self._now.buffer, self._before.buffer, self._now.measure(self._weights)]
-        if self._gradients is not None:
-            # All elements first: the places of the sample are then in the cache.
-            large = self._gradients.measure(grads)
-            self._gradients.gather(grads)
-            parts += [self._gradients.buffer, large]
-        return parts
+            self._grad_passes = self._passes([grads[i] for i in self._gradients.large], in_turn=False)
+        return grads
 
-    def ratios(self, optimizer: Optimizer) -> list[Tensor]:
-        """The last part that `numbers` needs, if the optimizer has a second moment; `parts` comes before."""
-        found = second_moment_ratios(self.parameters, optimizer) if self._with_grad else None
-        self._with_ratio = [] if found is None else found.places
-        return [] if found is None else [found.values]
+    def second_moments(self, optimizer: Optimizer) -> list[Tensor]:
+        """The last parts that `numbers` needs, if the optimizer has a second moment; `parts` comes before."""
+        return self._seconds.gather(self.parameters, optimizer) if self._with_grad else []
 
     def numbers(self, now: Host, before: Host, large: Host, *rest: Host) -> ParameterNumbers:
-        """Reduce the host copies of `parts` and of `ratios` to numbers of each parameter."""
+        """Reduce the host copies of `parts` and of `second_moments` to numbers of each parameter."""
         sums = np.zeros((len(SUMS), len(self.parameters)))
         largest = np.zeros((2, len(self.parameters)))
         with np.errstate(all="ignore"):
             sums[0] = self._now.numel
-            sums[1], largest[0], sums[2] = self._now.reduce(now, large)
+            sums[1], largest[0], sums[2] = self._now.reduce(now, self._weight_passes.found(large))
             if self._updated:
                 sums[3] = self._trainable
                 sums[4] = np.where(self._trainable, self._now.apart(now, before), 0.0)
             if self._gradients is not None:
-                grads, large_grads, *ratios = rest
-                there = self._with_grad
-                sums[5, there], sums[6, there] = 1.0, self._now.numel[there]
-                sums[7, there], largest[1, there], sums[8, there] = self._gradients.reduce(grads, large_grads)
-                absent = self._now.numel[there] - self._gradients.numel
-                sums[9, there] = absent + self._gradients.zeros(grads)
-                for values in ratios:
-                    sums[10, self._with_ratio] = numel = self._now.numel[self._with_ratio]
-                    sums[11, self._with_ratio] = values * numel
+                self._put_gradients(self._gradients, sums, largest[1], *rest)
         return ParameterNumbers(sums, largest)
+
+    def _put_gradients(
+        self, room: Gathered, sums: Floats, largest: Floats, large: Host, grads: Host, *seconds: Host
+    ) -> None:
+        there = self._with_grad
+        sums[5, there], sums[6, there] = 1.0, self._now.numel[there]
+        sums[7, there], largest[there], sums[8, there] = room.reduce(grads, self._grad_passes.found(large))
+        sums[9, there] = self._now.numel[there] - room.numel + room.zeros(grads)
+        if seconds:
+            places = self._seconds.places
+            own = grads if places == there else grads[room.where([there.index(i) for i in places])]
+            sums[10, places] = numel = self._now.numel[places]
+            sums[11, places] = self._seconds.compare(own, *seconds) * numel
 
 
 def banks(parameters: Sequence[nn.Parameter]) -> list[ParameterBank]:

@@ -128,28 +128,24 @@ def _addresses(chosen: Places, shape: tuple[int, ...], stride: tuple[int, ...], 
     return np.tensordot(np.array(steps), np.array(np.unravel_index(chosen, sizes)), 1)
 
 
-def spread(tensor: Tensor, most: int) -> Tensor:
-    """At most `most` evenly spread elements of a tensor, shape [n]; all of a smaller one.
-
-    They are the same elements whatever the layout: of a gradient and of its second moment, say.
-    """
-    if tensor.numel() <= most:
-        return tensor.reshape(-1)
-    where = places_of(tuple(tensor.shape), tensor.stride(), most, tensor.device)
-    return memory_of(tensor).index_select(0, where)
-
-
 def memory_of(tensor: Tensor) -> Tensor:
     """The stretch of memory from the first to the last element, in which plans name places."""
     if tensor.is_contiguous():
         return tensor.view(-1)
-    extent = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.as_strided((extent,), (1,))
+    return tensor.as_strided((extent_of(tensor),), (1,))
+
+
+def extent_of(tensor: Tensor) -> int:
+    """Elements of memory from the first to the last one of a tensor that is not empty."""
+    return 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 @lru_cache(maxsize=1024)
 def places_of(shape: tuple[int, ...], stride: tuple[int, ...], most: int, device: torch.device) -> Tensor:
-    """Places of short runs of neighbours, spread evenly: `most` places in all, of more elements than that."""
+    """Places of short runs of neighbours, spread evenly: `most` places in all, of more elements than that.
+
+    They are the same elements whatever the layout: of a gradient and of its second moment, say.
+    """
     run = math.gcd(most, _RUN)
     numel, count = math.prod(shape), most // run
     edges = np.arange(count + 1) * numel // count

@@ -100,6 +100,8 @@ class Observer:
             self._complain(f"rule {rule!r} failed and is left out from now on: {reason}")
         decision = observation.decision
         self._stood = decision is not None and decision.kind in ("skip", "rollback") and not decision.dry_run
+        if self._stood:
+            self._collector.weights_moved()
         sampled, quiet = self._sampled, recovery.engine.quiet
         self._sampled = self._collector.active = self._cadence.measures(self._step, quiet=quiet)
         if self._sampled and not sampled:

@@ -1,0 +1,144 @@
+"""Very large weights are read in slices, one a measured step, and whole where something is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import stepguard
+from stepguard.collect.passes import HUGE, SLICES, Passes
+
+Watch = Callable[..., Any]
+ROWS, WIDTH = 1100, 1000
+
+
+def found(passes: Passes, tensors: list[Tensor], *, everything: bool = False) -> Any:
+    return passes.found(passes.look(tensors, everything=everything).numpy())
+
+
+def passes_of(*tensors: Tensor, in_turn: bool = True) -> Passes:
+    return Passes(tensors, torch.float32, torch.device("cpu"), in_turn=in_turn)
+
+
+@pytest.fixture
+def huge() -> Tensor:
+    tensor = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(0))
+    assert tensor.numel() > HUGE
+    return tensor
+
+
+LAYOUTS = {"rows": lambda t: t, "columns": lambda t: t.t(), "brain floats": lambda t: t.bfloat16()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_the_first_look_reads_everything(huge: Tensor, layout: Callable[[Tensor], Tensor]) -> None:
+    tensor = layout(huge)
+    passes = passes_of(tensor, tensor[:100])
+    assert passes.sliced
+    squares, absmax, nonfinite = found(passes, [tensor, tensor[:100]])
+    assert squares == pytest.approx(
+        [float(t.double().square().sum()) for t in (tensor, tensor[:100])], rel=1e-4
+    )
+    assert absmax == pytest.approx([float(t.abs().max()) for t in (tensor, tensor[:100])])
+    assert nonfinite.tolist() == [0, 0]
+
+
+def test_a_change_is_seen_when_its_turn_comes_and_not_later(huge: Tensor) -> None:
+    passes = passes_of(huge)
+    found(passes, [huge])
+    for place in (0, huge.numel() // 2, huge.numel() - 1):
+        huge.view(-1)[place] = 77.0 + place
+        seen = [found(passes, [huge]).absmax[0] for _ in range(SLICES)]
+        assert seen[-1] == pytest.approx(77.0 + place)
+        assert seen == sorted(seen)
+
+
+def test_everything_is_read_when_asked(huge: Tensor) -> None:
+    passes = passes_of(huge)
+    found(passes, [huge])
+    huge.mul_(3)
+    assert found(passes, [huge], everything=True).squares[0] == pytest.approx(
+        float(huge.double().square().sum()), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_counted_and_read_again_until_it_is(huge: Tensor, bad: float) -> None:
+    passes = passes_of(huge)
+    found(passes, [huge])
+    spoiled = huge.clone()
+    spoiled.view(-1)[[5, -5]] = bad
+    assert [found(passes, [spoiled]).nonfinite[0] for _ in range(SLICES)][-1] == 2
+    assert found(passes, [huge]).nonfinite[0] == 0
+
+
+def test_tensors_with_gaps_are_read_whole(huge: Tensor) -> None:
+    gaps = torch.randn(2 * ROWS, WIDTH)[::2]
+    assert gaps.numel() > HUGE
+    assert not passes_of(gaps).sliced
+    assert not passes_of(huge, in_turn=False).sliced
+
+
+class Table(nn.Module):
+    """A table of which a batch uses few rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(ROWS, WIDTH, sparse=True)
+        self.head = nn.Linear(WIDTH, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rows(x))
+
+
+def test_a_bad_weight_that_no_batch_uses_is_found_within_a_round(watching: Watch) -> None:
+    watched = watching(model := Table())
+    x = torch.arange(8)
+    frames = [watched.train(x) for _ in range(2)]
+    assert watched.read(frames[-1], "weight.nonfinite", "rows") == 0
+    with torch.no_grad():
+        model.rows.weight[-1, -1] = np.nan
+    seen = [watched.read(watched.train(x), "weight.nonfinite", "rows") for _ in range(SLICES)]
+    assert 1 in seen
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_a_bad_step_reads_everything_in_its_own_frame(watching: Watch, sampled: bool) -> None:
+    watched = watching(model := Table())
+    watched.train(torch.arange(8))
+    with torch.no_grad():
+        model.rows.weight[1, 1] = model.rows.weight[-1, -1] = np.inf
+    loss = watched.backward(torch.arange(8))
+    frame = watched.frame(loss, sampled=sampled)
+    assert watched.read(frame, "weight.nonfinite", "rows") == 2
+
+
+def test_after_a_step_that_was_not_taken_nothing_is_told_of_what_was_before(tmp_path: Any) -> None:
+    """The weights are read whole, though it is one slice's turn."""
+    torch.manual_seed(0)
+    model = Table()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    norms: list[float] = []
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("version: 1\nrules:\n  - {name: jump, when: loss > 1e6, action: skip}\n")
+    guard = stepguard.watch(model, optimizer, rules=rules, run=None, console=None, every=1, on_error="raise")
+    guard.subscribe(lambda seen: norms.append(float(seen.frame.vectors["weight.norm"].values[0])))
+    with guard:
+        for step in range(4):
+            if step == 2:
+                with torch.no_grad():
+                    model.rows.weight.mul_(1e3)
+            if step == 3:
+                with torch.no_grad():
+                    model.rows.weight.div_(1e3)
+            loss = model(torch.arange(8)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            guard.step(loss + (1e7 if step == 2 else 0))
+    assert norms[3] == pytest.approx(norms[1], rel=1e-3)
