@@ -88,7 +88,8 @@ class ParameterBank:
         """
         grads = [parameter.grad for parameter in self.parameters]
         self.has_grad = [grad is not None for grad in grads]
-        there = self._wholes([grad for grad in grads if grad is not None])
+        # A sparse gradient's terms are enough: if their sum is not finite, neither is the sum of all.
+        there = self._wholes([_terms(grad) for grad in grads if grad is not None])
         found = [grad.sum(dtype=self._dtype) for grad in there]
         # On the host each can be looked at where it is.
         return found if not found or self._device.type == "cpu" else [torch.stack(found).sum(0)]
@@ -185,6 +186,11 @@ class ParameterBank:
             own = grads if places == there else grads[room.where([there.index(i) for i in places])]
             sums[10, places] = numel = self._now.numel[places]
             sums[11, places] = self._seconds.compare(own, *seconds) * numel
+
+
+def _terms(grad: Tensor) -> Tensor:
+    """What a sparse gradient adds up, without adding it up."""
+    return grad._values() if grad.is_sparse else grad  # pyright: ignore[reportPrivateUsage]
 
 
 def banks(parameters: Sequence[nn.Parameter]) -> list[ParameterBank]:
