@@ -20,6 +20,8 @@ MOST_FAULTS = 100
 """Faults of a condition; there is no use in more."""
 
 _ALLOWED = re.compile(r"[A-Za-z0-9_.+\-*/(),=<>!\s]", re.ASCII)
+_PIECE = re.compile(r"'[^']*'|\"[^\"]*\"|[\[{][^\[\]{}'\"]*[\]}]|.", re.DOTALL)
+"""A character, or what it takes one fault to refuse: a string, a pair of brackets of no use here."""
 _UNFINISHED = re.compile(r"([-+*/<>=!,(]|\b(and|or|not))\s*$")
 _HINTS = {
     "%": "write a share as a number, 0.3 for 30 %",
@@ -30,8 +32,8 @@ _HINTS = {
     "#": "comments stand outside the condition",
     "[": "there are no lists and no subscripts",
     "{": "there are no braces",
-    "'": "there are no strings",
-    '"': "there are no strings",
+    "'": "there are no strings, and a number stands without quotes",
+    '"': "there are no strings, and a number stands without quotes",
     ":": "there is no ':' here",
     "@": "there is no '@' here",
     ";": "a condition is one expression",
@@ -106,14 +108,15 @@ def _outside_calls(text: str, position: int) -> bool:
 
 
 def _characters(text: str) -> Iterator[Fault]:
-    for offset, character in enumerate(text):
-        if not _ALLOWED.match(character):
-            yield Fault(offset, _unknown_character(character))
+    for piece in _PIECE.finditer(text):
+        if not _ALLOWED.match(piece.group()):
+            yield Fault(piece.start(), _unknown_piece(piece.group()))
 
 
-def _unknown_character(character: str) -> str:
+def _unknown_piece(piece: str) -> str:
+    character = piece[0]
     if character in _HINTS:
-        return f"{quote(character)} is not part of the language: {_HINTS[character]}"
+        return f"{quote(piece)} is not part of the language: {_HINTS[character]}"
     if character.isascii():
         return f"{character!a} is not part of the language"
     name = unicodedata.name(character, f"U+{ord(character):04X}")

@@ -182,23 +182,39 @@ def absolute_of_run(value: Scalar) -> Scalar:
 
 
 def share(value: Value, mask: Mask) -> Scalar:
-    """Give the share of the known layers at which it holds."""
+    """Give the share of the layers at which it holds, of those at which it is known.
+
+    Layers that the rule's filter leaves out, and those at which nothing was measured, count neither above nor
+    below the line; where none is left there is no value, and no alert. The layers at which it holds are the
+    alert's evidence. A threshold on it means the same for a network of 5 layers and for one of 500, as one on
+    `count` does not. Where the readings of layers err independently, a share of half of them errs far more
+    seldom than `any` does.
+
+    Source: fast.ai, From deep learning foundations to stable diffusion, lesson 16, which looks at all layers
+    side by side.
+    """
     seen = int(np.count_nonzero(value.known & mask))
     return int(np.count_nonzero(value.data & mask)) / seen if seen else None
 
 
 def count(value: Value, mask: Mask) -> Scalar:
-    """Count the layers at which it holds."""
+    """Count the layers at which it holds, of those at which it is known; no value where there is none.
+
+    For conditions that should need more than one layer, whatever the size of the network: `count(x) >= 2`.
+    """
     return float(np.count_nonzero(value.data & mask)) if np.count_nonzero(value.known & mask) else None
 
 
 def any_layer(value: Value, mask: Mask) -> Scalar:
-    """Tell whether it holds at one known layer or more."""
+    """Tell whether it holds at one known layer or more; no value where there is none.
+
+    Of many layers that err now and then, one nearly always does: fit for what is certain, as NaN is.
+    """
     return bool(np.count_nonzero(value.data & mask)) if np.count_nonzero(value.known & mask) else None
 
 
 def all_layers(value: Value, mask: Mask) -> Scalar:
-    """Tell whether it holds at every known layer."""
+    """Tell whether it holds at every known layer; no value where there is none."""
     seen = np.count_nonzero(value.known & mask)
     return bool(np.count_nonzero(value.data & mask) == seen) if seen else None
 
@@ -209,12 +225,16 @@ def pick(value: Value, index: int | None) -> Scalar:
 
 
 def first_index(value: Value, mask: Mask) -> int | None:
-    """Find the first known layer in depth order."""
+    """Find the first known layer in depth order, the one next to the input.
+
+    Depth is the order in which the layers ran in the first forward pass. Against the last one it tells how a
+    signal changes on its way: `first(grad.norm) / last(grad.norm)`.
+    """
     return _first(value.known & mask)
 
 
 def last_index(value: Value, mask: Mask) -> int | None:
-    """Find the last known layer in depth order."""
+    """Find the last known layer in depth order, the one next to the loss; depth is as for `first`."""
     behind = _first((value.known & mask)[::-1])
     return None if behind is None else len(mask) - 1 - behind
 
@@ -225,6 +245,9 @@ def _first(seen: Mask) -> int | None:
 
 
 def worst_index(value: Value, mask: Mask) -> int | None:
-    """Find the layer with the largest known number; a NaN is never the largest."""
+    """Find the layer with the largest known number; a NaN is never the largest.
+
+    That layer is the alert's evidence. For the smallest one: `-worst(-x)`.
+    """
     seen = np.flatnonzero(value.known & mask & ~np.isnan(value.data))
     return int(seen[np.argmax(value.data[seen])]) if seen.size else None
