@@ -78,7 +78,10 @@ def test_values_that_are_allowed_only_together() -> None:
         (["crash.share=0.1,,0.2"], "--grid (expected RULE.SETTING=V1,V2"),
         (["crsh.share=0.1"], "an unknown rule (expected RULE.SETTING=V1,V2, got 'crsh.share'; did"),
         (["crash=0.1"], "an unknown rule"),
-        (["crash.rize=2"], "nothing to vary (expected crash.rise, crash.within, crash.fall, share, for or"),
+        (
+            ["crash.rize=2"],
+            "nothing to vary (expected crash.rise, crash.within, crash.fall, crash.young, share, for",
+        ),
         (["crash.rize=2"], "; did you mean 'rise'?)"),
         (["wild.n=5"], "several numbers go by 'n' (expected growth.n, held.n or spike.n)"),
         (["crash.late.act.std=5"], "several numbers go by 'act.std' (expected act.std.1 or act.std.2)"),

@@ -57,16 +57,16 @@ def noise(kind: str, shape: tuple[int, int], seed: int = 0) -> np.ndarray:
 # crash
 
 
-def plain_crash(values: np.ndarray, rise: float, fall: float, full: bool) -> bool:
+def plain_crash(values: np.ndarray, rise: float, fall: float, spreads: float) -> bool:
     """As its docstring says it, pair by pair."""
     x = values[~np.isnan(values)]
     clear = 1.0
-    if full and len(x) > 2 and min(x) > 0:
+    if spreads and len(x) > 2 and min(x) > 0:
         bends = np.abs(np.diff(np.log(x), n=2))
-        clear = np.exp(7 * 1.482602218505602 * np.median(bends) / 6**0.5)
+        clear = np.exp(spreads * 1.482602218505602 * np.median(bends) / 6**0.5)
     for later in range(1, len(x)):
         peak, before = min(x[later - 1], x[later]), sorted(v for v in x[:later] if v > 0)
-        trough = before[full] if len(before) > full else np.inf
+        trough = before[spreads > 0] if len(before) > (spreads > 0) else np.inf
         if peak >= max(rise, clear) * trough and peak >= max(fall, clear) * values[-1]:
             return True
     return False
@@ -81,15 +81,18 @@ READING = st.sampled_from([0.0, 1e-9, 0.5, 1.0, 2.0, 3.0, 7.0, np.nan]) | st.flo
     st.sampled_from([1.5, 3.0, 6.0]),
     st.sampled_from([1.5, 3.0]),
     st.integers(1, 12),
+    st.sampled_from([0.0, 4.0]),
 )
-def test_crash_as_defined(rows: list[list[float]], rise: float, fall: float, within: int):
+def test_crash_as_defined(rows: list[list[float]], rise: float, fall: float, within: int, young: float):
     values = np.array(rows)
     x = series(values)
-    got = detectors.crash(x, len(values) - 1, rise=rise, fall=fall, within=within)
+    got = detectors.crash(x, len(values) - 1, rise=rise, fall=fall, within=within, young=young)
     full = x.full(len(values) - 1, within)
     known = ~np.isnan(values[-1])
     each_layer = zip(values[-within:].T, full, strict=True)
-    expected = [plain_crash(column, rise, fall, bool(whole)) for column, whole in each_layer] & known
+    expected = [
+        plain_crash(column, rise, fall, 9.0 if whole else young) for column, whole in each_layer
+    ] & known
     np.testing.assert_array_equal(got.holds, expected)
     np.testing.assert_array_equal(got.known, known)
 
@@ -98,7 +101,7 @@ def test_crash_of_the_lecture():
     """std climbs over some steps, then falls to almost nothing; one layer does, its neighbour only climbs."""
     climb = np.geomspace(0.2, 4.0, 12)
     values = np.stack([np.append(climb, [4.0, 0.1]), np.append(climb, [5.0, 6.0])], axis=1)
-    found = detectors.crash(series(values), 13, rise=3, fall=3, within=60)
+    found = detectors.crash(series(values), 13, rise=3, fall=3, within=60, young=0)
     assert found.holds.tolist() == [True, False]
     assert {name: measure[0] for name, measure in found.measures.items()} == pytest.approx(
         {"rise": 20.0, "fall": 40.0, "peak": 4.0}
@@ -107,7 +110,7 @@ def test_crash_of_the_lecture():
 
 
 def test_crash_to_exactly_nothing():
-    found = detectors.crash(series(column([1, 5, 5, 0])), 3, rise=3, fall=3, within=60)
+    found = detectors.crash(series(column([1, 5, 5, 0])), 3, rise=3, fall=3, within=60, young=0)
     assert found.holds and np.isinf(found.measures["fall"])
 
 
@@ -116,10 +119,11 @@ def test_one_high_reading_is_no_peak():
     assert not any(detectors.crash(values, now, rise=3, fall=3, within=60).holds for now in range(5))
 
 
-def test_one_low_reading_is_no_trough_once_the_window_is_full():
+def test_one_low_reading_is_no_trough_but_in_a_young_window_with_young_0():
     values = column([1, 1, 0.01, *[1] * 9, 0.3])
-    assert detectors.crash(series(values), 12, rise=3, fall=3, within=60).holds
-    assert not detectors.crash(series(values), 12, rise=3, fall=3, within=13).holds
+    assert detectors.crash(series(values), 12, rise=3, fall=3, within=60, young=0).holds
+    assert not detectors.crash(series(values), 12, rise=3, fall=3, within=60).holds
+    assert not detectors.crash(series(values), 12, rise=3, fall=3, within=13, young=0).holds
 
 
 @pytest.mark.parametrize(("jitter", "holds"), [(0.0, True), (0.02, True), (0.6, False)])

@@ -26,6 +26,16 @@ def test_false_alarms_on_five_noises(case: Case):
             assert false_alarms(case, e) <= 1.01 * MOST, kind
 
 
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.young and "young=0" not in c.name], ids=lambda case: case.name
+)
+def test_false_alarms_in_a_young_window(case: Case):
+    random = np.random.default_rng(12)
+    for kind in NOISES:
+        values = positive(kind, noise(kind, (case.reach, LAYERS), random))
+        assert false_alarms(case, values, range(case.reach)) <= 1.01 * MOST, kind
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if c.name[0] in "sz"], ids=lambda case: case.name)
 @pytest.mark.parametrize("change", ["step x4", "growth x4 a step"])
 def test_four_times_is_seen_at_the_second_step(case: Case, change: str):

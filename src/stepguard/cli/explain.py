@@ -12,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from stepguard.errors import StepguardError
-from stepguard.report.explanation import Lines, of_function, of_rule, of_signal, place_of
-from stepguard.report.vocabulary import VOCABULARY, of_word
+from stepguard.report.explanation import of_function, of_rule, of_signal, place_of
+from stepguard.report.vocabulary import VOCABULARY, Lines, of_action, of_word
+from stepguard.rules import tree
+from stepguard.rules.actions import ACTIONS
 from stepguard.rules.functions import FUNCTIONS
 from stepguard.rules.packs import load_rules, pack_names, pack_path
 from stepguard.rules.rule import Rule
@@ -91,12 +93,19 @@ def _explanations(name: str, rules: Sequence[Shown]) -> Iterator[tuple[str, Line
         if each.rule.name == name:
             yield each.name, of_rule(each.rule, each.place, each.text)
     if name in FUNCTIONS:
-        yield name, of_function(FUNCTIONS[name])
+        yield name, of_function(FUNCTIONS[name], [each.name for each in rules if _calls(each.rule, name)])
     known = signal(name)
     if known is not None:
         yield name, of_signal(known, [each.name for each in rules if name in each.rule.condition.signals])
-    if word := of_word(name):
-        yield name, iter(word)
+    if name in ACTIONS:
+        yield name, of_action(name, [e.name for e in rules if name in {a.kind for a in e.rule.ladder}])
+    if words := list(of_word(name)):
+        yield name, iter(words)
+
+
+def _calls(rule: Rule, function: str) -> bool:
+    nodes = tree.walk(rule.condition.root)
+    return any(isinstance(node, tree.Call) and node.function == function for node in nodes)
 
 
 def _table(lines: Iterable[tuple[str, str]]) -> Table:

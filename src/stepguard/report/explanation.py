@@ -7,18 +7,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stepguard.report.measured import measured
-from stepguard.report.vocabulary import DEEDS
+from stepguard.report.vocabulary import DEEDS, Lines
 from stepguard.report.words import count, listing, settings
 from stepguard.rules import tree
-from stepguard.rules.functions import FUNCTIONS, Detector, Function, Setting
+from stepguard.rules.expression import compile_condition
+from stepguard.rules.functions import FUNCTIONS, Detector, Elementwise, Function, OverLayers, Pick, Setting
 from stepguard.rules.phrasing import phrase
 from stepguard.rules.rule import Action, Active, Bound, LayerFilter, Rule
+from stepguard.rules.schema import example_of
 from stepguard.rules.wording import listed
 from stepguard.series import detectors, windows
 from stepguard.signals import Signal
-
-Lines = Iterator[tuple[str, str]]
-"""Labels and texts, from top to bottom."""
 
 _AUTO = "a remedy chosen by what was measured and tried"
 
@@ -63,7 +62,7 @@ def _detectors(rule: Rule) -> list[str]:
 
 def _paragraph(detector: str, begins: str) -> str:
     """The paragraph of a detector's docstring that begins so."""
-    paragraphs = _documentation(detector).split("\n\n")
+    paragraphs = _documentation(FUNCTIONS[detector]).split("\n\n")
     return next(" ".join(each.split()) for each in paragraphs if each.startswith(begins))
 
 
@@ -122,18 +121,23 @@ def action_words(action: Action, *, last: bool) -> str:
     return words if times in (None, 1) else f"{words}, up to {times:,} times"
 
 
-def of_function(function: Function) -> Lines:
-    """Explain a function of the rule language."""
+def of_function(function: Function, users: Sequence[str]) -> Lines:
+    """Explain a function of the rule language; `users` are the rules that call it."""
+    folds = isinstance(function, OverLayers | Pick)
     yield "function", function.signature
-    yield "gives", f"a {function.gives}: {function.doc}"
-    yield "takes", f"a {function.takes}"
+    yield "gives", f"a {function.gives}{' for the run' if folds else ''}: {function.doc}"
+    yield "takes", f"a {function.takes}{' per layer' if folds else ', per layer or of the run'}"
     for setting in function.settings:
         yield setting.name, _setting_words(setting)
     if isinstance(function, Detector):
         yield "measures", f"{', '.join(function.measures)} (for the message)"
-    documentation = _documentation(function.name)
+    example = example_of(function)
+    yield "written", f"{example}: it holds {phrase(compile_condition(example))}"
+    documentation = _documentation(function)
     if documentation:
         yield "more", "\n\n".join(" ".join(each.split()) for each in documentation.split("\n\n"))
+    if users:
+        yield "called by", listing(list(users), 12)
 
 
 def _setting_words(setting: Setting) -> str:
@@ -141,9 +145,15 @@ def _setting_words(setting: Setting) -> str:
     return f"{setting.doc}: {setting.expected}{default}"
 
 
-def _documentation(name: str) -> str:
+def _documentation(function: Function) -> str:
     """The docstring of what runs: with its definition, its false alarms and its source."""
-    found = getattr(detectors, name, None) or getattr(windows, name, None)
+    match function:
+        case OverLayers() | Elementwise():
+            found = function.run
+        case Pick():
+            found = function.index
+        case _:
+            found = getattr(detectors, function.name, None) or getattr(windows, function.name, None)
     return (inspect.getdoc(found) or "") if inspect.isfunction(found) else ""
 
 

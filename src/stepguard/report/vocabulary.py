@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+from stepguard.report.words import listing
 from stepguard.rules.actions import ACTIONS
+from stepguard.rules.fields import Number
+from stepguard.rules.schema import SETTINGS
+from stepguard.rules.wording import listed
+
+Lines = Iterator[tuple[str, str]]
+"""Labels and texts, from top to bottom."""
 
 DEEDS: Mapping[str, str] = {
     "warn": "say so, and go on",
@@ -18,12 +25,63 @@ DEEDS: Mapping[str, str] = {
 }
 """What each action does, before its settings."""
 
-_EXAMPLES: Mapping[str, str] = {
-    "skip": "skip: {times: 3}",
-    "lower_lr": "lower_lr: {by: 0.5}",
-    "rollback": "rollback: {lr: 0.5, times: 2}",
-    "restart": "restart: {lr: 0.5, init: lsuv, clip: 1.0, pace: 0.01, seed: 1}; or restart: auto",
+_SKIPPED = (
+    "PaLM (arXiv 2204.02311) goes on behind the batches of a loss spike; SkipStepOptimizer of OLMo-core"
+)
+
+ACTION_LINES: Mapping[str, Mapping[str, str]] = {
+    "warn": {
+        "changes": "nothing; the diagnosis goes to the terminal, the run file and all subscribers",
+        "fits": "what a person should know of, and what may be harmless",
+    },
+    "notify": {
+        "changes": "nothing; calls the functions given to guard.on_notify, whatever else is decided",
+        "fits": "what somebody should be woken for",
+    },
+    "snapshot": {
+        "changes": "nothing; all that a rollback brings back is written beside the run file",
+        "fits": "what somebody will want to look into afterwards",
+    },
+    "skip": {
+        "changes": "the optimizer step does not happen: weights and optimizer state stay bit for bit; buffers"
+        " that the forward pass has moved, as of batch norm, stay moved",
+        "asked": "at every step at which the condition holds, until `times` are used up",
+        "fits": "single batches: NaN or Inf in a gradient, outliers, a spike",
+        "written": "skip: {times: 3}",
+        "source": _SKIPPED,
+    },
+    "lower_lr": {
+        "changes": "the learning rate of every group, and what the scheduler computes it from; for good",
+        "fits": "a loss or gradients that grow slowly, while the weights are still of use",
+        "written": "lower_lr: {by: 0.5, times: 3}",
+        "source": "Molybog et al. (arXiv 2304.09871) against spikes; AUTOTRAINER (ICSE 2021)",
+    },
+    "rollback": {
+        "changes": "model, optimizer, scheduler, scaler and generators go back to the newest snapshot that"
+        " was certified: all of it finite, and no rule that acts fired for long enough after it. The data"
+        " goes on, so the batches that did it are left out",
+        "without": "a certified snapshot the rung is passed by, and the next one taken",
+        "fits": "a run that was healthy and is not any more: a blow-up, NaN in the weights",
+        "written": "rollback: {lr: 0.5, times: 2}",
+        "source": "PaLM (arXiv 2204.02311): 100 steps back, 200 to 500 batches left out, no spike again",
+    },
+    "restart": {
+        "changes": "the attempt ends before the weights are touched; the next begins from nothing, with the"
+        " remedy. `auto`, or no remedy, has it made of what was measured and of what was tried before",
+        "needs": "stepguard.supervise or `stepguard run`; with neither the training ends and says why",
+        "fits": "a run that began badly and will not recover: a rising crash, dead or saturated layers,"
+        " outputs that no longer vary",
+        "written": "restart: {lr: 0.5, init: lsuv, clip: 1.0, times: 2}; or restart: auto",
+        "source": "fast.ai, lesson 16: stop early and restart, the model will probably never recover;"
+        " LSUV: Mishkin and Matas 2016 (arXiv 1511.06422); Kaiming: He et al. 2015 (arXiv 1502.01852)",
+    },
+    "halt": {
+        "changes": "the training ends before the weights are touched, with TrainingHalted and its diagnosis;"
+        " under `stepguard run` the exit code is 70",
+        "fits": "what no restart can cure: a wrong sign of the loss; and the end of a ladder",
+    },
 }
+"""What `explain` tells of each action, line by line, beside what it does and its settings."""
 
 _WORDS: Mapping[str, str] = {
     "step": "in a condition, the number of the training step, from 0; a number that every step has",
@@ -53,14 +111,27 @@ _WORDS: Mapping[str, str] = {
 }
 
 VOCABULARY: tuple[str, ...] = (*ACTIONS, *_WORDS)
-"""Every word that `of_word` explains."""
+"""Every word that `of_action` or `of_word` explains."""
 
 
-def of_word(word: str) -> list[tuple[str, str]]:
-    """Explain an action or a word of rule files: labels and texts, none for other words."""
-    lines: list[tuple[str, str]] = []
-    if word in ACTIONS:
-        lines += [("action", DEEDS[word]), ("written", _EXAMPLES.get(word, word))]
+def of_action(action: str, users: Sequence[str]) -> Lines:
+    """Explain an action; `users` are the rules that take it."""
+    yield "action", DEEDS[action]
+    lines = dict(ACTION_LINES[action])
+    written, source = lines.pop("written", action), lines.pop("source", "")
+    yield from lines.items()
+    for name, kind in ACTIONS[action].kinds.items():
+        needed = "" if name in ACTIONS[action].required else "; may be left out"
+        expected = kind.expected if isinstance(kind, Number) else listed(getattr(kind, "choices", ()))
+        yield name, f"{SETTINGS[name].rstrip('.').lower()}: {expected}{needed}"
+    yield "written", written
+    if source:
+        yield "source", source
+    if users:
+        yield "taken by", listing(list(users), 12)
+
+
+def of_word(word: str) -> Lines:
+    """Explain a word of rule files that is no action; nothing for other words."""
     if word in _WORDS:
-        lines.append(("word", _WORDS[word]))
-    return lines
+        yield "word", _WORDS[word]

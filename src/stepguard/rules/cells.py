@@ -12,11 +12,13 @@ from stepguard.rules import values
 from stepguard.rules.tree import Node
 from stepguard.rules.values import Mask, Scalar, Value
 from stepguard.series.history import History, Window
-from stepguard.series.medians import RunningMedian
+from stepguard.series.medians import RunningMedian, RunningScore, SortedLayers
 from stepguard.series.running import BelowBound, Largest, LayerBound, RunBound
 
 T = TypeVar("T")
-Running: TypeAlias = RunBound | LayerBound | BelowBound | RunningMedian | Largest
+Running: TypeAlias = (
+    RunBound | LayerBound | BelowBound | RunningMedian | Largest | SortedLayers | RunningScore
+)
 
 _PATIENCE = 1000
 """Readings after which a bound that nobody asked for is given up: of a rule that sleeps, say."""

@@ -33,7 +33,13 @@ from stepguard.rules.operators import (
     window_of_run,
 )
 from stepguard.rules.picking import pick
-from stepguard.rules.shortcuts import OF_SORTED, of_sorted, of_two_numbers, of_two_rows
+from stepguard.rules.shortcuts import (
+    OF_SORTED,
+    of_long_window,
+    of_sorted,
+    of_two_numbers,
+    of_two_rows,
+)
 from stepguard.rules.tree import Call, Constant, Node, Operation, Read
 from stepguard.rules.values import Mask, Scalar, Value
 from stepguard.series.detectors import Detection
@@ -207,6 +213,8 @@ class Circuit:
             return of_two_numbers(node.function, series, self.history, int(node.settings["n"]), self._step)
         if node.function in OF_SORTED and not node.kind.vector:
             return of_sorted(node.function, series, self.history, reach, self._step)
+        if node.kind.vector and (long := of_long_window(node, series, self.history, self._step, self.layers)):
+            return self._after(series, window_of_layers(long, truth=False))
         kept, steady = Kept(), node.function in STEADY
 
         def windowed() -> Any:

@@ -58,7 +58,7 @@ class Function:
 
     @property
     def signature(self) -> str:
-        """How it is called, with defaults: `crash(x, rise=3, fall=3, within=60)`."""
+        """How it is called, with defaults: `spike(x, n, by)`."""
         argument = "x" if self.takes == "number" else "condition"
         defaults = ["" if s.default is None else f"={s.default:g}" for s in self.settings]
         settings = [setting.name + default for setting, default in zip(self.settings, defaults, strict=True)]
@@ -152,7 +152,8 @@ def _held(window: Window, step: int, settings: Settings, positive: bool) -> Arra
 
 
 def _crash(window: Window, step: int, s: Settings) -> Detection:
-    return detectors.crash(window, step, rise=s["rise"], fall=s["fall"], within=int(s["within"]))
+    within, young = int(s["within"]), s["young"]
+    return detectors.crash(window, step, rise=s["rise"], fall=s["fall"], within=within, young=young)
 
 
 def _detector(
@@ -222,6 +223,12 @@ _DETECTORS = (
             Setting("rise", "from trough to peak, a factor", 1, above=True, default=3),
             Setting("fall", "from peak to now, a factor", 1, above=True, default=3),
             Setting("within", "how many steps to look back", 2, whole=True, default=60),
+            Setting(
+                "young",
+                "spreads of its noise that both must be before the window is full; 0: the factors decide",
+                0,
+                default=detectors.SURE_CRASH,
+            ),
         ),
         run=_crash,
         measures=("rise", "fall", "peak"),

@@ -26,7 +26,7 @@ PHRASES: Mapping[str, str] = {
     "trend": "the sureness (Mann-Kendall z) that {x} rises over the last {n_steps}",
     "zscore": "the distance of {x} from the {n_steps} before, in robust standard deviations,",
     "held": "in at least {n} of the last {of_steps} {x}",
-    "crash": "{x} rose {rise}-fold and fell {fall}-fold within {within_steps}",
+    "crash": "{x} rose {rise}-fold and fell {fall}-fold within {within_steps} ({young} spreads while young)",
     "spike": "{x} jumped to {by} times the {n_steps} before or more",
     "plateau": "{x} has surely fallen by less than {by_percent} over the last {n_steps}",
     "drift": "{x} has moved up {by}-fold or more within the last {n_steps} and stayed there",
@@ -68,7 +68,7 @@ def phrase(condition: Condition) -> str:
     >>> condition = compile_condition("share(crash(act.std, rise=3, fall=4, within=60)) >= 0.5")
     >>> phrase(condition)  # doctest: +NORMALIZE_WHITESPACE
     'when the share of layers whose act.std (standard deviation of the output) rose 3-fold and fell 4-fold
-    within 60 steps is at least 0.5'
+    within 60 steps (9 spreads while young) is at least 0.5'
     """
     speaker = _Speaker()
     if condition.vector:

@@ -183,7 +183,7 @@ def _condition() -> Schema:
         "maxLength": LONGEST_TEXT,
         "pattern": f"^{_tokens()}$",
         "patternErrorMessage": "expected a condition of signals and functions: see stepguard explain NAME",
-        "examples": [*map(_example_of_signal, SIGNALS.values()), *map(_example, FUNCTIONS.values())],
+        "examples": [*map(_example_of_signal, SIGNALS.values()), *map(example_of, FUNCTIONS.values())],
     }
 
 
@@ -201,7 +201,7 @@ def _example_of_signal(signal: Signal) -> str:
     return f"{signal.name} > 1"
 
 
-def _example(function: Function) -> str:
+def example_of(function: Function) -> str:
     """A condition with the function, its settings at their defaults, or else at 20."""
     argument = "act.std" if function.takes == "number" else "act.std > 1"
     settings = [
@@ -209,4 +209,6 @@ def _example(function: Function) -> str:
         for setting in function.settings
     ]
     call = f"{function.name}({', '.join([argument, *settings])})"
-    return call if function.gives == "truth" else f"{call} > 1"
+    if function.gives == "truth":
+        return call
+    return f"{call} >= 0.5" if function.name == "share" else f"{call} > 1"

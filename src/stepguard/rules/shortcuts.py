@@ -9,14 +9,19 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
+
 from stepguard.rules.cells import Series
+from stepguard.rules.tree import Call
 from stepguard.rules.values import Array, Scalar
 from stepguard.series.history import History
-from stepguard.series.medians import RunningMedian, Sorted
+from stepguard.series.medians import RunningMedian, RunningScore, Sorted, SortedLayers
 from stepguard.series.windows import OF_LAYERS, OF_RUN, STALE
 
 OF_SORTED = {"median": Sorted.median, "mad": Sorted.mad}
 """Functions of numbers of the run that are computed from the sorted readings."""
+LONG = 400
+"""Steps of a window from which on a layer's readings are kept sorted: shorter ones are sorted sooner."""
 
 
 def of_two_numbers(
@@ -64,5 +69,30 @@ def of_sorted(
         full = history.first_of_run(series.key) <= step() - n + 1
         found = function(running().at(step())) if full else math.nan
         return None if math.isnan(found) else found
+
+    return compute
+
+
+def of_long_window(
+    node: Call, series: Series, history: History, step: Callable[[], int], layers: int
+) -> Callable[[], Array] | None:
+    """Give `median`, `mad` or `zscore` of numbers per layer over a long window; None of others.
+
+    The readings of each layer are kept in their order, so that a step costs little whatever the length.
+    """
+    n = int(node.settings.get("n", 0))
+    if n < LONG or node.function not in {*OF_SORTED, "zscore"}:
+        return None
+    if node.function == "zscore":
+        score = series.running(partial(RunningScore, n, layers, node.argument.positive))
+        find, end = (lambda: score().at(step())), -1
+    else:
+        name, readings = node.function, series.running(partial(SortedLayers, n, layers))
+        find, end = (lambda: readings().at(step(), name)), 0
+
+    def compute() -> Array:
+        found = find()
+        full = history.window(series.key, step(), 1).full(step() + end, n)
+        return np.full(full.shape, np.nan) if found is None else np.where(full, found, np.nan)
 
     return compute

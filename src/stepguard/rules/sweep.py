@@ -71,7 +71,7 @@ def knobs(condition: str) -> tuple[Knob, ...]:
     """List the numbers of a condition in the order of its text, which must be a condition.
 
     >>> [knob.names[0] for knob in knobs("share(crash(act.std, 4)) >= 0.5")]
-    ['crash.rise', 'crash.fall', 'crash.within', 'share']
+    ['crash.rise', 'crash.fall', 'crash.within', 'crash.young', 'share']
     """
     parsed = parse(condition)
     found = sorted(_of(parsed.body, parsed.shift), key=lambda knob: knob.start)

@@ -23,8 +23,8 @@ BLOCKS = 20
 RECENT = 6
 _SURE_ALONE = 35.0
 _SURE_TWICE = (4.0, 6.0)
-_SURE_SHIFT = 6.0
-_SURE_CRASH = 7.0
+_SURE_SHIFT = 8.0
+SURE_CRASH = 9.0
 _SURE_FALL = 4.0
 _SLOPE_ERROR = 1.05 * (12 / BLOCKS) ** 0.5
 """Standard error of a Theil-Sen line's rise over all blocks, in standard deviations of one block's median."""
@@ -41,23 +41,26 @@ class Detection(NamedTuple):
     """What it measured, by name."""
 
 
-def crash(x: Window, step: int, *, rise: float, fall: float, within: int) -> Detection:
+def crash(
+    x: Window, step: int, *, rise: float, fall: float, within: int, young: float = SURE_CRASH
+) -> Detection:
     """The rising crash: within the last steps x rose from a trough to a peak, and fell from there till now.
 
     A peak is the lesser of two readings in a row, so one reading alone is none; its trough is the second
     least reading above 0 before it. Holds where a peak is at least `rise` times its trough and at least
-    `fall` times the reading now, and where both, in logarithms, are 7 spreads of the series' own noise: the
+    `fall` times the reading now, and where both, in logarithms, are 9 spreads of the series' own noise: the
     robust standard deviation of its second differences, which a steady climb does not widen; where a reading
-    is not above 0 there are no logarithms, and the factors alone decide. So they do while the window is not
-    full, and there the least reading is the trough: nothing tells noise from a crash yet, and it comes early.
+    is not above 0 there are no logarithms, and the factors alone decide. While the window is not full it
+    takes `young` spreads in place of 9. With `young=0` the factors alone decide there, and the least reading
+    is the trough: a crash in the first steps of a run has hardly more readings than it takes to see it, and
+    is not told from noise by itself. That is for `share(crash(...)) > 0.5`, where half of all layers must.
 
     Known where there is a reading now. Measures `rise`, `fall` and `peak` of the highest such peak, NaN where
     nothing rose that much or x is nowhere near a fall.
 
-    False alarms at rise=3, fall=3 once the window is full: at within=60 0.003 on t(3) and on log-normal, at
-    within=100 0.015 on t(3), none on the others. In a young window 0.1 on t(3), 80 to 105 on log-normal, none
-    on the others: so noisy a layer needs larger factors, or a share of the layers. A rise in 10 steps with a
-    fall after it is seen at the first step of the fall.
+    False alarms at rise=3, fall=3: at within=60 0.023 on t(3), at within=100 0.045, none on the others; in a
+    young window 0.018 on t(3), 0.005 on log-normal, none on the others. With `young=0` 0.1 and 80 to 105
+    there. A rise in 10 steps with a fall after it is seen at the first step of the fall.
 
     Source: fast.ai, From deep learning foundations to stable diffusion, lesson 16. Guarantee: none.
     """
@@ -67,24 +70,23 @@ def crash(x: Window, step: int, *, rise: float, fall: float, within: int) -> Det
     holds = np.zeros_like(near)
     peak, trough = (np.full(near.shape, np.nan) for _ in range(2))
     if near.any():
-        holds[near], peak[near], trough[near] = _crashed(
-            values[:, near], full[near], current[near], rise, fall
-        )
+        spreads = np.where(full[near], SURE_CRASH, young)
+        holds[near], peak[near], trough[near] = _crashed(values[:, near], spreads, current[near], rise, fall)
     measures = {"rise": peak / trough, "fall": _fold(peak, current), "peak": peak}
     return Detection(holds, ~np.isnan(current), measures)
 
 
 def _crashed(
-    values: Array, full: Truth, current: Array, rise: float, fall: float
+    values: Array, spreads: Array, current: Array, rise: float, fall: float
 ) -> tuple[Truth, Array, Array]:
     """Whether each layer has crashed, its highest peak, and the trough of that."""
-    values = _packed(values)
-    peak, trough = _peak(values, full, np.full(full.shape, rise))
+    values, guarded = _packed(values), spreads > 0
+    peak, trough = _peak(values, guarded, np.full(guarded.shape, rise))
     holds = peak >= fall * current
-    noisy = full & holds & (np.fmin.reduce(values, axis=0, initial=np.inf) > 0)
+    noisy = guarded & holds & (np.fmin.reduce(values, axis=0, initial=np.inf) > 0)
     if noisy.any():
-        clear = np.exp(_SURE_CRASH * _jitter(values[:, noisy]))
-        peak[noisy], trough[noisy] = _peak(values[:, noisy], full[noisy], np.maximum(rise, clear))
+        clear = np.exp(spreads[noisy] * _jitter(values[:, noisy]))
+        peak[noisy], trough[noisy] = _peak(values[:, noisy], guarded[noisy], np.maximum(rise, clear))
         holds[noisy] = peak[noisy] >= np.maximum(fall, clear) * current[noisy]
     return holds, peak, trough
 
@@ -97,18 +99,20 @@ def _packed(values: Array) -> Array:
     return np.take_along_axis(values, np.argsort(~missing, axis=0, kind="stable"), axis=0)
 
 
-def _peak(values: Array, full: Truth, rise: Array) -> tuple[Array, Array]:
+def _peak(values: Array, second_least: Truth, rise: Array) -> tuple[Array, Array]:
     """The highest peak that is so many times its trough, and that trough; NaN where there is none.
+
+    The trough is the least reading before the peak, or the second least.
 
     Row by row, without large arrays in between: twice as fast.
     """
-    least, second = (np.full(full.shape, np.inf) for _ in range(2))
-    peak, trough = (np.full(full.shape, np.nan) for _ in range(2))
+    least, second = (np.full(rise.shape, np.inf) for _ in range(2))
+    peak, trough = (np.full(rise.shape, np.nan) for _ in range(2))
     for before, reading in pairwise(values):
         above = np.where(before > 0, before, np.inf)
         second = np.minimum(second, np.maximum(least, above))
         least = np.minimum(least, above)
-        low, level = np.where(full, second, least), np.minimum(before, reading)
+        low, level = np.where(second_least, second, least), np.minimum(before, reading)
         higher = (level >= rise * low) & ~(level <= peak)
         np.copyto(peak, level, where=higher)
         np.copyto(trough, low, where=higher)
@@ -186,7 +190,7 @@ def drift(x: Window, step: int, n: int, by: float) -> Detection:
     """A slow rise: the newest part of the last n steps lies above all that came before, `by` times or more.
 
     The window is cut into 20 equal stretches. The median of each of the newest 6 must be above those of the
-    14 before, the levels of both apart by 6 robust standard deviations of the 14 around their line, and by a
+    14 before, the levels of both apart by 8 robust standard deviations of the 14 around their line, and by a
     factor of `by`. Logarithms and ratio are as in `spike`. After a step it holds for some stretches only,
     during a rise throughout.
 

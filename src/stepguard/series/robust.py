@@ -67,7 +67,12 @@ def spread(deviations: Array, *, quartile: bool = False) -> Array:
     typical = NORMAL_QUARTILE * upper_quartile(sizes) if quartile else NORMAL_MAD * median(sizes)
     if not np.any(typical == 0):
         return typical
-    return np.where(typical == 0, np.max(np.nan_to_num(sizes), axis=0, initial=0.0) / 3, typical)
+    return or_a_third(typical, np.max(np.nan_to_num(sizes), axis=0, initial=0.0))
+
+
+def or_a_third(typical: Array, largest: Array) -> Array:
+    """The typical spread, or a third of the largest deviation where it is 0."""
+    return np.where(typical == 0, largest / 3, typical)
 
 
 def rounding(centre: Array, *, log: NDArray[np.bool_]) -> Array:

@@ -10,8 +10,10 @@ and `growth`, which need two readings only. Readings that are missing are left o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stepguard.series import robust
 from stepguard.series.history import Array, Window
@@ -187,11 +189,15 @@ def zscore(x: Window, step: int, n: int, *, log: bool = False) -> Array:
     if log:
         before, current = robust.positive_log(before), robust.positive_log(current)
     centre = robust.median(before)
-    spread = robust.spread(before - centre)
-    known = (spread > 0) & (robust.readings(before) >= robust.MIN_BASELINE)
-    least = robust.rounding(centre, log=np.asarray(log))
-    z = (current - centre) / np.where(known, np.maximum(spread, least), np.nan)
+    z = score(current, centre, robust.spread(before - centre), robust.readings(before), log=log)
     return _where_full(x, step - 1, n, z)
+
+
+def score(current: Array, centre: Array, spread: Array, count: NDArray[Any], *, log: bool) -> Array:
+    """`zscore` of the readings now, from centre and spread of `count` readings before, all of one shape."""
+    known = (spread > 0) & (count >= robust.MIN_BASELINE)
+    least = robust.rounding(centre, log=np.asarray(log))
+    return (current - centre) / np.where(known, np.maximum(spread, least), np.nan)
 
 
 def held(x: Window, step: int, n: int, of: int) -> Array:
