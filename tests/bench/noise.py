@@ -15,7 +15,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -152,12 +152,12 @@ def delay(case: Case, change: Callable[[np.ndarray], np.ndarray], random: np.ran
     return [float(np.sort(seen)[int(share * (len(seen) - 1))]) for share in (0.5, 0.99)]
 
 
-def measure(case: Case, layers: int, steps: int) -> dict[str, dict[str, object]]:
+def measure(case: Case, layers: int, steps: int) -> dict[str, dict[str, Any]]:
     """All figures of one detector, the same noise for each."""
     random = np.random.default_rng(7)
     fall = np.exp(-case.falls * np.arange(case.reach + steps))[:, np.newaxis]
     noises = {kind: noise(kind, (case.reach + steps, layers), random) for kind in NOISES}
-    result: dict[str, dict[str, object]] = {
+    result: dict[str, dict[str, Any]] = {
         "positive": {kind: false_alarms(case, positive(kind, e) * fall) for kind, e in noises.items()}
     }
     if case.young:
@@ -171,7 +171,7 @@ def measure(case: Case, layers: int, steps: int) -> dict[str, dict[str, object]]
     return result
 
 
-def _alarm_table(figures: dict[str, dict[str, dict[str, object]]]) -> Table:
+def _alarm_table(figures: dict[str, dict[str, dict[str, Any]]]) -> Table:
     table = Table("detector", "series", *NOISES, title="False alarms per 1,000 steps")
     for name, kinds in figures.items():
         for series in ("positive", "young", "around 0"):
@@ -181,7 +181,7 @@ def _alarm_table(figures: dict[str, dict[str, dict[str, object]]]) -> Table:
     return table
 
 
-def _delay_table(figures: dict[str, dict[str, dict[str, object]]]) -> Table:
+def _delay_table(figures: dict[str, dict[str, dict[str, Any]]]) -> Table:
     table = Table("detector", "change", "median", "99 %", title="Step at which a change is seen, noise 10 %")
     for name, kinds in figures.items():
         for change, (half, nearly_all) in kinds["delay"].items():

@@ -42,6 +42,13 @@ def lints(tmp_path: Path, *rules: str) -> list[str]:
         ),
         ("when: 'delta(loss, 100) > 1', active: ..50", "it needs 101 steps and sleeps after step 50"),
         ("when: loss > 1, for: 30, active: ..10", "3:37: rule 'r0': can never fire: it needs 30 steps"),
+        ("when: 'step < 50 and mean(loss, 100) > 1'", "it needs 100 steps and holds up to step 50 only"),
+        ("when: loss > 5 and loss < 3", "'(loss > 5) and (loss < 3)' is never true: loss cannot be both"),
+        ("when: 3 > act.std > 3", "is never true: act.std cannot be both"),
+        (
+            "when: 'mean(loss, 5) >= 2 and lr > 0 and 1 > mean(loss, 5)'",
+            "is never true: mean(loss, n=5) cannot",
+        ),
         ("when: loss > 1, layers: {name: a}", "3:40: rule 'r0': the filter does nothing"),
         ("when: loss > 1, action: [halt, {restart: auto}]", "3:47: rule 'r0': restart is never reached"),
     ],
@@ -69,6 +76,12 @@ def test_what_is_surely_not_meant(rule: str, expected: str, tmp_path: Path) -> N
         "when: act.std > 1, layers: {name: a}",
         "when: loss > 1, action: [restart, halt]",
         "when: loss == inf",
+        "when: 3 <= loss <= 3",
+        "when: 3 < loss < 5 or loss > 7",
+        "when: loss > 5 and lr < 3",
+        "when: loss > 5 and loss > 3",
+        "when: 'mean(loss, 50) > 1 and (step < 10 or progress < 0.3)'",
+        "when: 'mean(loss, 50) > 1 and step < 60'",
     ],
 )
 def test_what_may_well_be_meant(rule: str, tmp_path: Path) -> None:

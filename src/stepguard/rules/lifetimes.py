@@ -6,7 +6,8 @@ from math import inf
 
 from stepguard.rules.tree import CLOCKS, Constant, Node, Operation, Read
 
-_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+"""Comparisons, and what they become with their sides exchanged."""
 
 
 def last_step(node: Node, total_steps: int | None) -> float:
@@ -19,10 +20,10 @@ def last_step(node: Node, total_steps: int | None) -> float:
             return min(last_step(part, total_steps) for part in node.parts)
         case Operation(operator="or"):
             return max(last_step(part, total_steps) for part in node.parts)
-        case Operation(operator=name, parts=(Read() as clock, Constant() as bound)) if name in _MIRRORED:
+        case Operation(operator=name, parts=(Read() as clock, Constant() as bound)) if name in MIRRORED:
             return _last(clock.text, name, bound.value, total_steps)
-        case Operation(operator=name, parts=(Constant() as bound, Read() as clock)) if name in _MIRRORED:
-            return _last(clock.text, _MIRRORED[name], bound.value, total_steps)
+        case Operation(operator=name, parts=(Constant() as bound, Read() as clock)) if name in MIRRORED:
+            return _last(clock.text, MIRRORED[name], bound.value, total_steps)
         case _:
             return inf
 

@@ -12,6 +12,7 @@ from stepguard.errors import Problem
 from stepguard.rules import tree
 from stepguard.rules.document import Items
 from stepguard.rules.functions import FUNCTIONS, Detector, OverSteps
+from stepguard.rules.lifetimes import MIRRORED, last_step
 from stepguard.rules.packs import Loaded
 from stepguard.rules.rule import Rule
 from stepguard.rules.tree import Call, Constant, Node, Operation
@@ -23,6 +24,8 @@ _SAME_RANGE = {"prev", "mean", "median", "min", "max", "ewma", "worst", "first",
 """Functions whose result lies where their argument lies."""
 _YOUNG = {"crash"}
 """Functions that need no full window."""
+_ENDLESS = 10**15
+"""Steps of a run whose length sets no bound."""
 _SEVERITIES = ("info", "warning", "critical")
 
 
@@ -55,13 +58,17 @@ def _warning(rule: Rule, field: str, what: str, loaded: Loaded) -> Lint:
 
 
 def _of_rule(rule: Rule, loaded: Loaded) -> Iterator[Lint]:
-    for what in _comparisons(rule.condition.root):
+    for what in (*_comparisons(rule.condition.root), *_contradictions(rule.condition.root)):
         yield _warning(rule, "when", what, loaded)
     needed = _steps_needed(rule.condition.root) + rule.hold - 1
     end = rule.active.end
     if not end.percent and needed > end.value + 1:
         what = f"can never fire: it needs {plural(int(needed), 'step')} and sleeps after step {end.value:g}"
         yield _warning(rule, "active" if rule.hold == 1 else "for", what, loaded)
+    last = last_step(rule.condition.root, _ENDLESS)
+    if needed > last + 1:
+        what = f"can never fire: it needs {plural(int(needed), 'step')} and holds up to step {last:g} only"
+        yield _warning(rule, "when", what, loaded)
     if "layers" in loaded.fields[rule.name] and not rule.condition.layered:
         yield _warning(rule, "layers", "the filter does nothing: the condition looks at no layers", loaded)
     kinds = [action.kind for action in rule.ladder]
@@ -133,6 +140,29 @@ def _where(node: Operation) -> str:
             high = "" if math.isinf(bounds.high) else f" to {bounds.high:g}"
             shown.append(f"{part.text} lies from {bounds.low:g}{high or ' up'}")
     return f": {', '.join(shown)}" if shown else ""
+
+
+def _contradictions(root: Node) -> Iterator[str]:
+    """Thresholds that no number can pass together: `loss > 5 and loss < 3`."""
+    for node in tree.walk(root):
+        if isinstance(node, Operation) and node.operator == "and":
+            bounds = [bound for bound in map(_bound, node.parts) if bound is not None]
+            for (name, sign, one), (other, mirrored, two) in combinations(bounds, 2):
+                low, high = (one, two) if sign[0] == ">" else (two, one)
+                apart = low > high or (low == high and not (sign[1:] and mirrored[1:]))
+                if name == other and sign[0] != mirrored[0] and apart:
+                    yield f"{quote(tree.bare(node), 80)} is never true: {name} cannot be both"
+
+
+def _bound(node: Node) -> tuple[str, str, float] | None:
+    """Of a threshold: what is compared, how, and with which number."""
+    match node:
+        case Operation(operator=sign, parts=(left, Constant() as right)) if sign in MIRRORED:
+            return left.text, sign, right.value
+        case Operation(operator=sign, parts=(Constant() as left, right)) if sign in MIRRORED:
+            return right.text, MIRRORED[sign], left.value
+        case _:
+            return None
 
 
 # Windows
