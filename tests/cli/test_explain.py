@@ -8,6 +8,7 @@ import pytest
 
 from stepguard.cli import main
 from stepguard.report.vocabulary import VOCABULARY
+from stepguard.rules.actions import ACTIONS
 from stepguard.rules.functions import FUNCTIONS
 from stepguard.rules.packs import load_rules, pack_names, pack_path
 from stepguard.signals import SIGNALS
@@ -108,6 +109,46 @@ def test_a_function_is_explained_with_settings_and_definition(capsys: pytest.Cap
     assert "rise from trough to peak, a factor: a number above 1; 3 unless given" in lines
     assert "measures rise, fall, peak (for the message)" in lines
     assert any("False alarms at rise=3" in line for line in lines)
+
+
+def test_a_fold_over_layers_is_explained_with_an_example_in_words_its_source_and_its_rules(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = told(capsys, "explain", "share")
+    assert lines[1:4] == [
+        "function share(condition)",
+        "gives a number for the run: share of the layers, 0..1",
+        "takes a truth per layer",
+    ]
+    assert lines[4].startswith(
+        "written share(act.std > 1) >= 0.5: it holds when the share of layers whose act.std"
+    )
+    assert any(line.startswith("Source: fast.ai") for line in lines)
+    assert any(line.startswith("called by ") and "default/rising-crash" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_every_action_is_explained_in_full(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = told(capsys, "explain", name)
+    labels = {line.split(" ")[0] for line in lines}
+    assert {"action", "changes", "fits", "written", *ACTIONS[name].kinds} <= labels
+    (written,) = (line.removeprefix("written ") for line in lines if line.startswith("written "))
+    action = written.partition(";")[0]
+    Path("own.yaml").write_text(f"version: 1\nrules:\n- name: r\n  when: loss > 5\n  action:\n  - {action}\n")
+    assert load_rules(Path("own.yaml")).rules[0].ladder[0].kind == name
+
+
+def test_a_restart_is_explained_with_its_settings_source_and_rules(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = told(capsys, "explain", "restart")
+    assert "lr factor of the learning rate: a number above 0 and at most 10; may be left out" in lines
+    assert "init how the model is initialised: kaiming or lsuv; may be left out" in lines
+    assert any(line.startswith("source fast.ai") for line in lines)
+    assert any(line.startswith("taken by ") for line in lines)
+    assert "by factor of the learning rate: a number above 0 and below 1" in told(
+        capsys, "explain", "lower_lr"
+    )
 
 
 def test_a_signal_is_explained_with_the_rules_that_read_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,6 +51,7 @@ ACTION_LINES: Mapping[str, Mapping[str, str]] = {
         "source": _SKIPPED,
     },
     "lower_lr": {
+        "action": "go on with a lower learning rate",
         "changes": "the learning rate of every group, and what the scheduler computes it from; for good",
         "fits": "a loss or gradients that grow slowly, while the weights are still of use",
         "written": "lower_lr: {by: 0.5, times: 3}",
@@ -116,8 +117,8 @@ VOCABULARY: tuple[str, ...] = (*ACTIONS, *_WORDS)
 
 def of_action(action: str, users: Sequence[str]) -> Lines:
     """Explain an action; `users` are the rules that take it."""
-    yield "action", DEEDS[action]
     lines = dict(ACTION_LINES[action])
+    yield "action", lines.pop("action", DEEDS[action])
     written, source = lines.pop("written", action), lines.pop("source", "")
     yield from lines.items()
     for name, kind in ACTIONS[action].kinds.items():
