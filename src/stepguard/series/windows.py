@@ -184,6 +184,7 @@ def zscore(x: Window, step: int, n: int, *, log: bool = False) -> Array:
 
     Above 8 at two readings running, with n = 100, on the noises of `detectors`: at most 0.023 false alarms
     per 1,000 steps (t(3); 0.003 of the logarithm), and growth by four times a step is seen at its second.
+    Guarantee: none.
     """
     before, current = x.cut(step - 1, n).values, x.now(step)
     if log:
