@@ -193,7 +193,7 @@ def test_the_evidence_of_a_layer_is_that_of_the_layer(ruleset) -> None:
 def test_the_evidence_of_the_run_names_the_layers_that_make_it_true(ruleset) -> None:
     rules = ruleset(
         "- name: crash\n"
-        "  when: share(crash(act.std, rise=3, fall=3, within=60, young=0)) >= 0.5\n"
+        "  when: share(crash(act.std, rise=3, fall=3, within=60)) >= 0.5\n"
         '  message: "{layers} of {total}, {share:.0%}, {layer}: {rise:.0f} up, {fall:.0f} down to {value}"'
     )
     engine = Engine(rules, LAYERS)

@@ -5,7 +5,7 @@
 The noises e have variance 1 (t: 3), all layers at once, each its own series. A positive series is exp(0.1 e),
 but for the log-normal one, which is exp(0.5 e). A false alarm is a step at which a detector begins to hold,
 from the step on at which its window is full. `crash` (rise=3, fall=3) answers before: those steps have a line
-of their own. With `young=0` it is not told from noise there, which is for rules about many layers.
+of their own. Without `young=9` it is not told from noise there, which is for rules about many layers.
 For `plateau` the noise lies on a fall by twice `by` in its window, since on plain noise it holds rightly.
 """
 
@@ -59,7 +59,7 @@ def _end_of_fall(age: np.ndarray) -> np.ndarray:
     return np.exp(-0.01 * np.minimum(age, 0))
 
 
-def _crash(within: int, young: float = detectors.SURE_CRASH) -> Case:
+def _crash(within: int, young: float) -> Case:
     return Case(
         f"crash({within}, young={young:g})",
         within,
@@ -81,9 +81,10 @@ def _drift(n: int, by: float) -> Case:
 
 
 CASES = (
-    _crash(60),
-    _crash(100),
+    _crash(60, young=0),
+    _crash(60, young=9),
     _crash(100, young=0),
+    _crash(100, young=9),
     _spike(100, 2),
     _spike(128, 1.3),
     _spike(50, 2),

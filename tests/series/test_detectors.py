@@ -101,7 +101,7 @@ def test_crash_of_the_lecture():
     """std climbs over some steps, then falls to almost nothing; one layer does, its neighbour only climbs."""
     climb = np.geomspace(0.2, 4.0, 12)
     values = np.stack([np.append(climb, [4.0, 0.1]), np.append(climb, [5.0, 6.0])], axis=1)
-    found = detectors.crash(series(values), 13, rise=3, fall=3, within=60, young=0)
+    found = detectors.crash(series(values), 13, rise=3, fall=3, within=60)
     assert found.holds.tolist() == [True, False]
     assert {name: measure[0] for name, measure in found.measures.items()} == pytest.approx(
         {"rise": 20.0, "fall": 40.0, "peak": 4.0}
@@ -110,7 +110,7 @@ def test_crash_of_the_lecture():
 
 
 def test_crash_to_exactly_nothing():
-    found = detectors.crash(series(column([1, 5, 5, 0])), 3, rise=3, fall=3, within=60, young=0)
+    found = detectors.crash(series(column([1, 5, 5, 0])), 3, rise=3, fall=3, within=60)
     assert found.holds and np.isinf(found.measures["fall"])
 
 
@@ -119,11 +119,11 @@ def test_one_high_reading_is_no_peak():
     assert not any(detectors.crash(values, now, rise=3, fall=3, within=60).holds for now in range(5))
 
 
-def test_one_low_reading_is_no_trough_but_in_a_young_window_with_young_0():
+def test_one_low_reading_is_no_trough_but_in_a_young_window():
     values = column([1, 1, 0.01, *[1] * 9, 0.3])
-    assert detectors.crash(series(values), 12, rise=3, fall=3, within=60, young=0).holds
-    assert not detectors.crash(series(values), 12, rise=3, fall=3, within=60).holds
-    assert not detectors.crash(series(values), 12, rise=3, fall=3, within=13, young=0).holds
+    assert detectors.crash(series(values), 12, rise=3, fall=3, within=60).holds
+    assert not detectors.crash(series(values), 12, rise=3, fall=3, within=60, young=9).holds
+    assert not detectors.crash(series(values), 12, rise=3, fall=3, within=13).holds
 
 
 @pytest.mark.parametrize(("jitter", "holds"), [(0.0, True), (0.02, True), (0.6, False)])

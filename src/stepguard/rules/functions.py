@@ -227,7 +227,7 @@ _DETECTORS = (
                 "young",
                 "spreads of its noise that both must be before the window is full; 0: the factors decide",
                 0,
-                default=detectors.SURE_CRASH,
+                default=0,
             ),
         ),
         run=_crash,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from stepguard.rules.expression import Condition
@@ -26,7 +27,7 @@ PHRASES: Mapping[str, str] = {
     "trend": "the sureness (Mann-Kendall z) that {x} rises over the last {n_steps}",
     "zscore": "the distance of {x} from the {n_steps} before, in robust standard deviations,",
     "held": "in at least {n} of the last {of_steps} {x}",
-    "crash": "{x} rose {rise}-fold and fell {fall}-fold within {within_steps} ({young} spreads while young)",
+    "crash": "{x} rose {rise}-fold and fell {fall}-fold within {within_steps}[ ({young} spreads while young)]",
     "spike": "{x} jumped to {by} times the {n_steps} before or more",
     "plateau": "{x} has surely fallen by less than {by_percent} over the last {n_steps}",
     "drift": "{x} has moved up {by}-fold or more within the last {n_steps} and stayed there",
@@ -40,7 +41,11 @@ PHRASES: Mapping[str, str] = {
     "nonfinite": "{x} is NaN or infinite",
     "abs": "the size without sign of {x}",
 }
-"""How each function of the language is said: `{x}` its argument, `{n}` a setting, `{n_steps}` in steps."""
+"""How each function of the language is said: `{x}` its argument, `{n}` a setting, `{n_steps}` in steps.
+
+What stands in square brackets is left out where its setting is 0.
+"""
+_OPTIONAL = re.compile(r"\[(.*?{(\w+)}.*?)\]")
 
 _OPERATORS: Mapping[str, str] = {
     "<": "is below",
@@ -68,7 +73,7 @@ def phrase(condition: Condition) -> str:
     >>> condition = compile_condition("share(crash(act.std, rise=3, fall=4, within=60)) >= 0.5")
     >>> phrase(condition)  # doctest: +NORMALIZE_WHITESPACE
     'when the share of layers whose act.std (standard deviation of the output) rose 3-fold and fell 4-fold
-    within 60 steps (9 spreads while young) is at least 0.5'
+    within 60 steps is at least 0.5'
     """
     speaker = _Speaker()
     if condition.vector:
@@ -120,7 +125,8 @@ class _Speaker:
         function = FUNCTIONS[node.function]
         counts = isinstance(function, OverLayers) and function.gives == "number"
         inside = self.of_layer(node.argument) if counts else self._inner(node.argument)
-        return PHRASES[node.function].format(x=inside, **words)
+        told = _OPTIONAL.sub(lambda part: part[1] if node.settings[part[2]] else "", PHRASES[node.function])
+        return told.format(x=inside, **words)
 
     def _operation(self, node: Operation) -> str:
         if node.operator == "not":

@@ -24,7 +24,7 @@ RECENT = 6
 _SURE_ALONE = 35.0
 _SURE_TWICE = (4.0, 6.0)
 _SURE_SHIFT = 8.0
-SURE_CRASH = 9.0
+_SURE_CRASH = 9.0
 _SURE_FALL = 4.0
 _SLOPE_ERROR = 1.05 * (12 / BLOCKS) ** 0.5
 """Standard error of a Theil-Sen line's rise over all blocks, in standard deviations of one block's median."""
@@ -41,26 +41,25 @@ class Detection(NamedTuple):
     """What it measured, by name."""
 
 
-def crash(
-    x: Window, step: int, *, rise: float, fall: float, within: int, young: float = SURE_CRASH
-) -> Detection:
+def crash(x: Window, step: int, *, rise: float, fall: float, within: int, young: float = 0.0) -> Detection:
     """The rising crash: within the last steps x rose from a trough to a peak, and fell from there till now.
 
     A peak is the lesser of two readings in a row, so one reading alone is none; its trough is the second
     least reading above 0 before it. Holds where a peak is at least `rise` times its trough and at least
     `fall` times the reading now, and where both, in logarithms, are 9 spreads of the series' own noise: the
     robust standard deviation of its second differences, which a steady climb does not widen; where a reading
-    is not above 0 there are no logarithms, and the factors alone decide. While the window is not full it
-    takes `young` spreads in place of 9. With `young=0` the factors alone decide there, and the least reading
-    is the trough: a crash in the first steps of a run has hardly more readings than it takes to see it, and
-    is not told from noise by itself. That is for `share(crash(...)) > 0.5`, where half of all layers must.
+    is not above 0 there are no logarithms, and the factors alone decide. While the window is not full they
+    decide too, and the least reading is the trough: a crash in the first steps of a run has hardly more
+    readings than it takes to see it, and is not told from noise by itself, but by `share(crash(...)) > 0.5`,
+    since half of all layers must. For layers one by one `young=9` asks for 9 spreads there as well, and sees
+    most crashes of the first steps late or not at all.
 
     Known where there is a reading now. Measures `rise`, `fall` and `peak` of the highest such peak, NaN where
     nothing rose that much or x is nowhere near a fall.
 
-    False alarms at rise=3, fall=3: at within=60 0.023 on t(3), at within=100 0.045, none on the others; in a
-    young window 0.018 on t(3), 0.005 on log-normal, none on the others. With `young=0` 0.1 and 80 to 105
-    there. A rise in 10 steps with a fall after it is seen at the first step of the fall.
+    False alarms at rise=3, fall=3: at within=60 0.023 on t(3), at within=100 0.045, none on the others. In a
+    young window 0.1 on t(3), 80 to 105 on log-normal, none on the others; with `young=9` 0.018 and 0.005. A
+    rise in 10 steps with a fall after it is seen at the first step of the fall.
 
     Source: fast.ai, From deep learning foundations to stable diffusion, lesson 16. Guarantee: none.
     """
@@ -70,7 +69,7 @@ def crash(
     holds = np.zeros_like(near)
     peak, trough = (np.full(near.shape, np.nan) for _ in range(2))
     if near.any():
-        spreads = np.where(full[near], SURE_CRASH, young)
+        spreads = np.where(full[near], _SURE_CRASH, young)
         holds[near], peak[near], trough[near] = _crashed(values[:, near], spreads, current[near], rise, fall)
     measures = {"rise": peak / trough, "fall": _fold(peak, current), "peak": peak}
     return Detection(holds, ~np.isnan(current), measures)
