@@ -30,7 +30,7 @@ STD = "act.std (standard deviation of the output)"
             "held(any(spike(lr * act.std, 8, by=2)), 3, of=9)",
             "in at least 3 of the last 9 steps at one layer or",
         ),
-        ("any(crash(act.std, young=9))", "within 60 steps (9 spreads while young)"),
+        ("any(crash(act.std, young=9))", "within 60 steps (9 spreads in youth)"),
         ("plateau(loss, 300, by=0.01)", "has surely fallen by less than 1 % over the last 300 steps"),
         ("metric.f1 > 1 or progress > 0.5", "the user) is above 1, or the share of the run that is"),
     ],

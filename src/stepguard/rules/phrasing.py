@@ -27,7 +27,7 @@ PHRASES: Mapping[str, str] = {
     "trend": "the sureness (Mann-Kendall z) that {x} rises over the last {n_steps}",
     "zscore": "the distance of {x} from the {n_steps} before, in robust standard deviations,",
     "held": "in at least {n} of the last {of_steps} {x}",
-    "crash": "{x} rose {rise}-fold and fell {fall}-fold within {within_steps}[ ({young} spreads while young)]",
+    "crash": "{x} rose {rise}-fold and fell {fall}-fold within {within_steps}[ ({young} spreads in youth)]",
     "spike": "{x} jumped to {by} times the {n_steps} before or more",
     "plateau": "{x} has surely fallen by less than {by_percent} over the last {n_steps}",
     "drift": "{x} has moved up {by}-fold or more within the last {n_steps} and stayed there",
