@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -57,10 +55,57 @@ def test_with_accumulated_gradients_the_whole_step_is_skipped(training, watched,
     session = watched(guarded, rules=rules(SKIP), scaler=scaler)
     for step in range(4):
         guarded.optimizer.zero_grad()
+        before = guarded.state()
         for _ in range(3):
             loss = guarded.loss() / 3
             (loss if scaler is None else scaler.scale(loss)).backward()
-        before = copy.deepcopy(guarded.optimizer.state_dict()["state"]), guarded.state()
+        generator = torch.get_rng_state()
         session.guard.step(loss)
-        assert (guarded.state() == before[1]) == (step == 2)
+        assert torch.equal(torch.get_rng_state(), generator)
+        moved = {name for name, value in guarded.state().items() if value != before.get(name)} - {"/2"}
+        assert (not moved) == (step == 2), "of weights, optimizer and batch norm's statistics"
     assert [observation.frame.step for observation in session.seen] == [0, 1, 2, 3]
+
+
+def _statistics(model: nn.Module) -> list[bytes]:
+    return [buffer.numpy().tobytes() for buffer in model.buffers()]
+
+
+@pytest.mark.parametrize("every", [1, "auto"])
+def test_a_skipped_batch_leaves_no_trace_in_batch_norm(training, watched, rules, every: int | str) -> None:
+    guarded = training()
+    session = watched(guarded, rules=rules("- {name: s, when: nonfinite(loss), action: skip}"), every=every)
+    x = guarded.batches[3][0]
+    guarded.batches[3] = torch.where(torch.arange(8) == 0, float("nan"), x), guarded.batches[3][1]
+    guarded.run(3, session.guard.step)
+    before = _statistics(guarded.model)
+    guarded.run(1, session.guard.step)
+    assert [kind for _, _, kind in session.decided()] == ["skip"]
+    assert _statistics(guarded.model) == before
+    guarded.run(2, session.guard.step)
+    assert _statistics(guarded.model) != before
+
+
+def test_buffers_that_only_lie_there_are_left_alone(training, watched, rules) -> None:
+    guarded = training()
+    mask = torch.ones(3, 3).tril()
+    guarded.model.register_buffer("mask", mask)
+    session = watched(guarded, rules=rules(SKIP))
+    guarded.run(2, session.guard.step)
+    version = mask._version
+    guarded.run(2, session.guard.step)
+    assert guarded.model.mask is mask
+    assert mask._version == version
+
+
+def test_a_buffer_that_its_module_replaces_goes_back_by_value(training, watched, rules) -> None:
+    guarded = training()
+    guarded.model.register_buffer("count", torch.zeros(()))
+
+    def count(model: nn.Module, *_: object) -> None:
+        model.count = model.count + 1
+
+    guarded.model.register_forward_hook(count)
+    session = watched(guarded, rules=rules(SKIP))
+    guarded.run(5, session.guard.step)
+    assert float(guarded.model.count) == 4.0, "of five steps one was skipped"

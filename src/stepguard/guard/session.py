@@ -255,11 +255,14 @@ class Guard:
             if decision.kind in _CHANGES and self._ranks.apart:
                 return False
             if decision.kind == "skip":
+                self._snapshots.buffers.put_back()
                 return True
             if decision.kind == "rollback":
                 self._snapshots.going_back = decision
                 return True
             self._do(decision)
+        if self._observer.measures:
+            self._snapshots.buffers.keep()
         if self._attempt.clip is not None:
             clip_gradients(self._optimizer, self._attempt.clip)
         return False

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from stepguard.errors import RunFileError, StepguardError
 from stepguard.recover.attempt import Attempt
+from stepguard.recover.buffers import Buffers
 from stepguard.recover.decision import Decision
 from stepguard.recover.generators import set_generators
 from stepguard.recover.keeper import Keeper
@@ -46,6 +47,8 @@ class Snapshots:
         self._observer, self._reports, self._ranks = observer, reports, ranks
         self._faults, self._attempt = faults, attempt
         self._order = len(attempt.guards)
+        self.buffers = Buffers(keeper.parts.model)
+        """As they were before a step that may have to be skipped."""
         self.going_back: Decision | None = None
         """A rollback that was decided, and waits for the end of the step that it skips."""
         self._resumed: Snapshot | None = None
@@ -91,6 +94,7 @@ class Snapshots:
     def _roll_back(self, decision: Decision) -> None:
         """Put everything back; what the guard has made of the learning rate since then stays."""
         before = self.keeper.roll_back(decision.step)
+        self.buffers.keep()
         self.keeper.lr_scale *= float(decision.settings.get("lr", 1.0))
         if self.keeper.lr_scale != before:
             scale_lr(self._optimizer, self._scheduler, self.keeper.lr_scale / before)

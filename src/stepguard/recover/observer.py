@@ -71,6 +71,11 @@ class Observer:
         return self._step
 
     @property
+    def measures(self) -> bool:
+        """Whether all is measured of the step to come."""
+        return self._sampled
+
+    @property
     def firing(self) -> frozenset[str]:
         """The rules whose alert is firing."""
         return frozenset[str]() if self._recovery is None else self._recovery.engine.firing()
