@@ -34,6 +34,8 @@ class Training:
     zero_grad: bool = True
     before: Callable[[int], object] | None = None
     """Called before each step: what changes in mid-run, or another model's step."""
+    kept: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What else a snapshot must hold: another model's optimizer."""
     guard: stepguard.Guard | None = None
     notes: dict[str, float] = field(default_factory=dict[str, float])
 
@@ -82,9 +84,11 @@ class Training:
 
     def watch(self, **settings: Any) -> stepguard.Guard:
         """Put the training under a guard, as a user would."""
-        return stepguard.watch(
+        guard = stepguard.watch(
             self.model, self.optimizer, scheduler=self.scheduler, scaler=self.scaler, **settings
         )
+        guard.keep(**self.kept)
+        return guard
 
 
 @dataclass(frozen=True)

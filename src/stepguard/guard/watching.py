@@ -99,6 +99,7 @@ def watch(
         Parts(model, optimizer, scheduler, scaler),
         ruleset,
         every=1 if every == "auto" else every,
+        total_steps=total_steps,
         attempt=attempt.number,
         run_path=_beside(ranks, reports),
         state=lambda: observer.state_dict(),  # noqa: PLW0108 - it is made below

@@ -38,6 +38,7 @@ class Keeper:
         parts: what the training is made of.
         rules: say how long it must be quiet, and whether anything may roll back.
         every: steps between full measurements where that is fixed, else 1.
+        total_steps: planned length of the run, if known.
         attempt: the number of the attempt.
         run_path: the run file beside which snapshots are written; None keeps them in memory.
         state: gives the guard's own state.
@@ -52,6 +53,7 @@ class Keeper:
         rules: Ruleset,
         *,
         every: int,
+        total_steps: int | None,
         attempt: int,
         run_path: Path | None,
         state: Callable[[], Mapping[str, Any]],
@@ -62,7 +64,7 @@ class Keeper:
         self.parts, self._attempt, self._ranks = parts, attempt, ranks
         self._state, self._record, self._complain = state, record, complain
         self._acting = {rule.name for rule in rules.rules if acts(rule)}
-        self._quiet_time = self._interval = quiet_time(rules, every)
+        self._quiet_time = self._interval = quiet_time(rules, every, total_steps)
         self._rolls_back = can_roll_back(rules)
         self.lr_scale = 1.0
         """What the guard has made of the learning rate, as a factor."""

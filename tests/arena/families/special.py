@@ -83,7 +83,8 @@ def _gan(
         wrong = ((fake.mean(0) - x.mean(0)).abs() + (fake.std(0) - x.std(0)).abs()).mean()
         return 1 - float(wrong / (x.mean(0).abs() + x.std(0)).mean())
 
-    return Training(model if watched == "both" else g, best_g, loss, score, steps, before=judge)
+    kept = {"judge": best_d}
+    return Training(model if watched == "both" else g, best_g, loss, score, steps, before=judge, kept=kept)
 
 
 class _Projection(nn.Module):
