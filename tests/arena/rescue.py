@@ -85,7 +85,9 @@ def _attempt(scenario: Scenario, rescue: Rescue, attempt: stepguard.Attempt) -> 
 
     change = STRATEGIES[rescue.strategy]
     try:
-        return scenario.train(attempt, total_steps=steps, subscribers=[count])
+        score = scenario.train(attempt, total_steps=steps, subscribers=[count])
+        rescue.history.append(f"{score:.2f}")
+        return score
     except stepguard.RestartRequested as request:
         remedy = change(request.remedy)
         rescue.history.append(f"{request.rule} at {request.step}: {dict(remedy)}")
@@ -102,7 +104,10 @@ def rescue(name: str, seed: int, strategy: str) -> Rescue:
     scenario, found = SCENARIOS[name], Rescue(name, seed, strategy)
     try:
         found.score = stepguard.supervise(
-            lambda attempt: _attempt(scenario, found, attempt), attempts=ATTEMPTS, seed=seed
+            lambda attempt: _attempt(scenario, found, attempt),
+            attempts=ATTEMPTS,
+            seed=seed,
+            budget=BUDGET if strategy == "shipped" else 1.0,
         )
         found.history.append(f"ended at {found.score:.2f}")
     except stepguard.TrainingStopped as stopped:

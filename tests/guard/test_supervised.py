@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import stepguard
 from stepguard.errors import RestartRequested, StepguardWarning, TrainingHalted
 from stepguard.recover.attempt import Attempt
+from stepguard.recover.curve import BEHIND
 from stepguard.series.runfile import RunFile
 
 REMEDY = "{lr: 0.5, init: kaiming, clip: 1.0, seed: 3}"
@@ -309,3 +310,52 @@ def test_a_network_that_cannot_learn_is_saved_by_its_initialisation(rules, init:
     assert list(losses) == [1, 2]
     assert losses[1] == pytest.approx(math.log(4), abs=0.05), "the first attempt has learned nothing"
     assert accuracy > 0.8
+
+
+LOSING = """
+- name: r
+  when: step == 3 and loss > 0
+  active: ..4
+  action: [{restart: {times: 1}}, warn]
+"""
+
+
+def test_challengers_follow_an_attempt_whose_pace_was_sought_and_the_best_is_kept(rules, tmp_path) -> None:
+    """Whoever returns did better than all before; whoever does worse never comes to what follows its loop."""
+    file = rules(LOSING.strip())
+    ended: list[tuple[int, float]] = []
+    paces: list[float | None] = []
+
+    def train(attempt: Attempt) -> int:
+        x = torch.randn(256, 10)
+        y = x @ torch.randn(10, 1) + 2.0 * torch.randn(256, 1)  # the noise leaves room for doing better
+        model = nn.Sequential(nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        paces.append(attempt.pace)
+        with stepguard.watch(
+            model, optimizer, rules=file, run=tmp_path, console=None, total_steps=120, on_error="raise"
+        ) as guard:
+            for _ in range(120):
+                optimizer.zero_grad()
+                loss = F.mse_loss(model(x), y)
+                loss.backward()
+                guard.step(loss)
+        ended.append((attempt.number, float(loss.detach())))
+        return attempt.number
+
+    kept = stepguard.supervise(train, attempts=5, budget=9.0)
+    assert paces == [None, 0.01, 0.03, 0.09, 0.3]
+    assert kept == ended[-1][0]
+    losses = [loss for _, loss in ended]
+    assert losses == sorted(losses, reverse=True)
+    (path,) = tmp_path.glob("*.sqlite")
+    with RunFile(path) as run:
+        outcomes = {attempt.number: attempt.outcome for attempt in run.attempts()}
+    assert {number for number, outcome in outcomes.items() if outcome == "completed"} == {n for n, _ in ended}
+    assert {outcome for number, outcome in outcomes.items() if number > 1} <= {"completed", f"kept: {BEHIND}"}
+    assert len(ended) < 4, "one of them did worse"
+
+
+def test_a_budget_of_one_takes_the_first_attempt_that_ends(training, rules) -> None:
+    train = Supervised(training, rules=rules(at_step(2, "[{restart: {times: 1}}, warn]")))
+    assert stepguard.supervise(train, attempts=9, budget=1.0) == "attempt 2"

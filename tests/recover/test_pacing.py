@@ -73,6 +73,36 @@ def test_after_the_first_steps_it_is_lowered_where_weights_move_much_too_fast(
     assert rate.used[-1] == pytest.approx(after, rel=0.02)
 
 
+def with_length(speed: Callable[[int], float], steps: int, schedule: Callable[[int], float]) -> list[float]:
+    """How far the weights move at each step, where the length of the training is known."""
+    rate, moved = Rate(1.0, 1.0, schedule), list[float]()
+    pacer = Pacer(0.01, lambda: rate.lr, rate.scale, lambda: min(1.0, max(0.01, schedule(rate.step))), steps)
+    for rate.step in range(steps):
+        rate.speed = speed(rate.step - 1)
+        pacer(rate.frame())
+        rate.used.append(rate.lr)
+        moved.append(rate.lr * speed(rate.step))
+    return moved
+
+
+def test_of_known_length_the_pace_is_kept_where_gradients_shrink_and_then_brought_down() -> None:
+    moved = with_length(lambda step: 0.98 ** min(step, 100), 400, lambda _: 1.0)
+    assert moved[150:200] == pytest.approx([0.01] * 50, rel=0.05)
+    assert moved[300] == pytest.approx(0.005, rel=0.05)
+    assert moved[-1] < 0.0002
+
+
+def test_of_known_length_it_is_raised_tenfold_at_most() -> None:
+    moved = with_length(lambda step: 1e-6 if step > 30 else 1.0, 400, lambda _: 1.0)
+    assert max(moved[200:]) == pytest.approx(10 * 0.01 * 1e-6, rel=0.1)
+
+
+def test_of_known_length_a_schedule_is_kept() -> None:
+    moved = with_length(lambda _: 1.0, 200, lambda step: min(1.0, (step + 1) / 60))
+    assert moved[30] == pytest.approx(0.01 * 31 / 60, rel=0.05)
+    assert moved[90] == pytest.approx(0.01, rel=0.05)
+
+
 def test_a_warm_up_stays_one() -> None:
     def rising(step: int) -> float:
         return min(1.0, (step + 1) / 50)

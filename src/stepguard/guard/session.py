@@ -32,6 +32,7 @@ from stepguard.recover.remedies import clip_gradients
 from stepguard.report.diagnosis import Diagnosis
 from stepguard.report.faults import Faults
 from stepguard.report.session import Reports
+from stepguard.report.summary import KEPT
 from stepguard.rules.alert import Change
 from stepguard.signals import METRIC
 
@@ -249,7 +250,7 @@ class Guard:
 
     def _carry_out(self, observation: Observation) -> bool:
         """Do what was decided; True if the step must not happen."""
-        decision = observation.decision
+        decision = observation.decision or self._observer.surpassed
         if decision is not None and not decision.dry_run:
             self._telling.notify(observation)
             if decision.kind in _CHANGES and self._ranks.apart:
@@ -287,5 +288,5 @@ class Guard:
         self._observer.end()
         self._attempt.link.stop(stopped, self._attempt.standings)
         self._ranks.same(decision.step)
-        self.close(f"{decision.kind}: {decision.rule}")
+        self.close(f"{decision.kind if self._attempt.best is None else KEPT}: {decision.rule}")
         raise stopped

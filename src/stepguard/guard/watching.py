@@ -145,7 +145,11 @@ def watch(
     )
     if attempt.pace is not None and attempt.resume is None:
         pacer = Pacer(
-            attempt.pace, lambda: lr_of(optimizer), snapshots.scale_lr, lambda: share_of_lr(optimizer)
+            attempt.pace,
+            lambda: lr_of(optimizer),
+            snapshots.scale_lr,
+            lambda: share_of_lr(optimizer),
+            total_steps,
         )
         guard.subscribe(lambda seen: pacer(seen.frame))
     for subscriber in subscribers:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from stepguard.recover.curve import Curve
 from stepguard.recover.decision import Standing
 from stepguard.recover.link import Link
 
@@ -42,6 +43,12 @@ class Attempt:
 
     What the snapshot holds counts, then: the model is not initialised anew, whatever `init` says.
     """
+    best: Curve | None = field(default=None, repr=False)
+    """The losses of the best attempt before, which this one has to beat; None where it only has to end."""
+    curve: Curve = field(default_factory=Curve, repr=False, compare=False)
+    """Its own losses."""
+    doubt: Mapping[str, float | str] = field(default_factory=dict[str, "float | str"], compare=False)
+    """What the next attempt should change, where this one did badly though no rule has ended it."""
     past: tuple[Any, ...] = ()
     """What the attempts before left for the closing summary."""
     guards: list[_Closable] = field(default_factory=list["_Closable"], repr=False)

@@ -17,6 +17,8 @@ from stepguard.collect.collector import Collector
 from stepguard.engine import Engine
 from stepguard.recover.agreement import Agreement, Words
 from stepguard.recover.attempt import Attempt
+from stepguard.recover.curve import BEHIND, behind
+from stepguard.recover.decision import Decision
 from stepguard.recover.prescription import READS
 from stepguard.recover.ranks import Ranks
 from stepguard.recover.recovery import Observation, Recovery
@@ -64,6 +66,8 @@ class Observer:
         self._step, self._sampled = 0, True
         self._stood = False
         """The last step was not taken: how far the weights are from where they were tells of no update."""
+        self.surpassed: Decision | None = None
+        """What ends the attempt at this step because another one did better; no rule has asked for it."""
 
     @property
     def step(self) -> int:
@@ -101,6 +105,7 @@ class Observer:
         frame.scalars |= scalars
         recovery = self._recovery = self._recovery or self._begin()
         observation = recovery.observe(self._agreed(frame))
+        self.surpassed = self._compared(observation.frame)
         for rule, reason in recovery.engine.take_failures():
             self._complain(f"rule {rule!r} failed and is left out from now on: {reason}")
         decision = observation.decision
@@ -112,6 +117,17 @@ class Observer:
         if self._sampled and not sampled:
             self._collector.remember(frame.step)
         return observation
+
+    def _compared(self, frame: Frame) -> Decision | None:
+        """An end to the attempt, where it does worse than the best one before it has done."""
+        attempt, step = self._attempt, frame.step
+        if self._order:
+            return None
+        attempt.curve.see(step, frame.scalars.get("loss"))
+        if attempt.best is None or not behind(attempt.curve, attempt.best, step):
+            return None
+        reason = "the loss is above that of the best attempt at this step: that one is kept"
+        return Decision(step, "restart", {}, BEHIND, None, 0, 1, 1, reason)
 
     def _agreed(self, frame: Frame) -> Frame:
         """The frame of all ranks; the same where there are no others."""
@@ -155,9 +171,11 @@ class Observer:
         )
 
     def end(self) -> None:
-        """Leave to the attempt where the ladders stand."""
+        """Leave to the attempt where the ladders stand, and what is to be changed if it did badly."""
         if self._recovery is not None:
             self._attempt.leave(self._order, self._recovery.standings)
+            if not self._order:
+                self._attempt.doubt = self._recovery.doubt
 
     def state_dict(self) -> dict[str, Any]:
         """Step, layers, windows, alerts and ladders, in plain containers and numpy arrays."""

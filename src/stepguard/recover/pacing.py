@@ -21,6 +21,8 @@ MOST = 10.0
 """The learning rate is raised by this factor a step at most, but for the first time."""
 MUCH = 3.0
 """So many times the aim is too fast, whenever it comes to that."""
+SLOW = 0.2
+"""How much of what one step asks for is done after the search."""
 _SURE = 0.9999
 """Above this ratio nothing but the new update is left of the weights: how large it was is not known."""
 
@@ -46,6 +48,11 @@ def undone(ratio: float) -> float:
     return ratio / math.sqrt(1.0 - ratio * ratio)
 
 
+def _annealed(progress: float) -> float:
+    """The share of the pace that is left: all of it in the first half of the training, hardly any at last."""
+    return min(1.0, max(0.01, 2.0 * (1.0 - progress)))
+
+
 class Pacer:
     """Called with an attempt's frames: seeks the learning rate at which the median layer moves by `aim`.
 
@@ -53,11 +60,16 @@ class Pacer:
     stays one. After the search the learning rate is only lowered: where a schedule goes on to more than was
     found, and where the weights come to move much faster than they should.
 
+    Where the length of the training is known, the pace is kept by and by, and brought down to nothing in the
+    second half: gradients that shrink would leave the weights where they are, and a pace that lasts would
+    leave them restless (Bernstein et al. 2020, arXiv 2002.03432).
+
     Args:
         aim: the update, relative to the weights.
         lr: tells the learning rate of the step to come.
         scale: scales it, so that it lasts.
         share: tells which share of its largest value it has now in its schedule, 0..1.
+        total_steps: planned length of the training, if known.
     """
 
     def __init__(
@@ -66,8 +78,10 @@ class Pacer:
         lr: Callable[[], float],
         scale: Callable[[float], object],
         share: Callable[[], float],
+        total_steps: int | None = None,
     ) -> None:
         self._aim, self._lr, self._scale, self._share = aim, lr, scale, share
+        self._steps = total_steps
         self._asked = 0.0
         self._part = 1.0
         """The share that the last step had."""
@@ -76,6 +90,8 @@ class Pacer:
         self._most = math.inf
         """The largest learning rate that a schedule may come to."""
         self._found = False
+        self._kept: tuple[float, float] | None = None
+        """The rate that keeps the pace, at the full share, and the largest that it may become."""
 
     def __call__(self, frame: Frame) -> None:
         """Correct the learning rate of the step that this frame comes before."""
@@ -83,7 +99,9 @@ class Pacer:
         if now <= 0.0:
             return
         moved = undone(pace(frame))
-        if frame.step > STEPS:
+        if frame.step > STEPS and self._steps is not None:
+            wanted = self._keeping(moved, frame.step / self._steps)
+        elif frame.step > STEPS:
             wanted = min(now, self._bound(moved))
         elif not self._used:
             self._asked, wanted = now, START * now
@@ -96,6 +114,16 @@ class Pacer:
         self._used, self._part = self._lr(), self._share()
         if frame.step <= STEPS:
             self._most = 1.001 * self._used / self._part
+        elif self._steps is not None:
+            self._part *= _annealed(frame.step / self._steps)
+
+    def _keeping(self, moved: float, progress: float) -> float:
+        """The learning rate that keeps the pace, of which one step tells little."""
+        rate, most = self._kept or (self._used / self._part, MOST * self._used / self._part)
+        if moved > 0.0:
+            rate *= min(max(self._aim * self._part / moved, 0.5), 1.5) ** SLOW
+        self._kept = min(rate, most), most
+        return self._kept[0] * self._share() * _annealed(progress)
 
     def _bound(self, moved: float) -> float:
         """The largest learning rate that the step to come may have, after one that moved so much."""

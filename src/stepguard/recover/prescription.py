@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from stepguard.recover.attempt import Attempt
 from stepguard.recover.pacing import known, pace, undone
 from stepguard.signals import Frame, Vector
@@ -23,6 +25,8 @@ rates (some hundredths).
 """
 SAME = 0.02
 """Below this variation of its output a model tells no example from another; healthy ones began above 0.03."""
+MUCH_LEARNED = 0.75
+"""A loss that came down by so much of its first value has learned, whatever else there is to be said."""
 AIM = 0.01
 """The update for which the next attempt seeks its learning rate."""
 READS = frozenset({"act.std", "act.dead", "act.variation", "grad.rms", "update.ratio"})
@@ -96,17 +100,44 @@ class Findings:
     @property
     def badly_begun(self) -> bool:
         """Whether it could not learn as it was initialised: no signal, or one that explodes with depth."""
-        if self.first is None:
-            return False
-        std, dead = known(self.first, "act.std"), known(self.first, "act.dead")
-        gradients, variation = known(self.first, "grad.rms"), known(self.first, "act.variation")
         still = self.begun is not None and pace(self.begun) == 0.0
-        return (
-            still
-            or bool((std == 0.0).any() or (std > 10.0).any())
-            or bool((dead >= 0.95).any() or (variation[-1:] < SAME).any())
-            or (len(gradients) > 1 and not 1e-4 < gradients[0] / max(gradients[-1], 1e-30) < 30.0)
-        )
+        return self.first is not None and (still or _unfit(self.first))
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether it could learn as it began, and at its end no more: its steps have done that."""
+        return not self.badly_begun and bool(self.recent) and _unfit(self.recent[-1])
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether an attempt that no rule has ended did badly all the same: little learned, and a reason.
+
+        The reason is a first update that was larger than the weights, or a state in which nothing can be
+        learned, at first or at last. Of healthy runs hardly one has it, and those have learned much.
+        """
+        reason = (self.hot or 0.0) > 1.0 or self.badly_begun or self.spoiled
+        losses = [frame.scalars["loss"] for frame in self.recent if "loss" in frame.scalars]
+        if not reason or not losses or self.loss is None:
+            return False
+        return not median(losses) < self.loss - MUCH_LEARNED * abs(self.loss)
+
+    @property
+    def restless(self) -> bool:
+        """Whether the std of the median layer has changed threefold in the last steps, as in a crash."""
+        found = [known(frame, "act.std") for frame in self.recent]
+        stds = [float(np.median(std)) for std in found if len(std)]
+        return bool(stds) and not max(stds) < 3.0 * min(stds)
+
+
+def _unfit(frame: Frame) -> bool:
+    """Whether nothing can be learned in such a state: no signal, or one that explodes with depth."""
+    std, dead = known(frame, "act.std"), known(frame, "act.dead")
+    gradients, variation = known(frame, "grad.rms"), known(frame, "act.variation")
+    return (
+        bool((std == 0.0).any() or (std > 10.0).any())
+        or bool((dead >= 0.95).any() or (variation[-1:] < SAME).any())
+        or (len(gradients) > 1 and not 1e-4 < gradients[0] / max(gradients[-1], 1e-30) < 30.0)
+    )
 
 
 def _packed(frame: Frame) -> dict[str, Any]:
@@ -160,7 +191,7 @@ def _next_pace(findings: Findings, attempt: Attempt) -> float:
     tried = attempt.pace or AIM
     if tried != AIM:
         return 3 * AIM if tried < AIM else 0.3 * AIM
-    if findings.ran_away:
+    if findings.ran_away or findings.spoiled or findings.restless:
         return 0.3 * AIM
     return AIM if attempt.init is None else 3 * AIM
 

@@ -75,6 +75,12 @@ class Recovery:
         )
         self._due = min(settled, default=math.inf)
 
+    @property
+    def doubt(self) -> Mapping[str, float | str]:
+        """The remedy for an attempt that has ended, and did badly; empty for one that may have done well."""
+        doubtful = self._findings.doubtful and not self._dry_run
+        return prescribe(self._findings, self._attempt) if doubtful else {}
+
     def observe(self, frame: Frame) -> Observation:
         """Evaluate all rules at this frame, and decide."""
         return self.happened(frame) or Observation(frame, self.engine.layers, (), None)

@@ -10,18 +10,26 @@ import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
-from stepguard.errors import RestartRequested, StepguardError, StepguardWarning
+from stepguard.errors import RestartRequested, StepguardError, StepguardWarning, TrainingStopped
 from stepguard.recover.attempt import CURRENT, Attempt, current_attempt
+from stepguard.recover.contest import Race
 from stepguard.recover.remedies import seed_generators
 
 Result = TypeVar("Result")
 
 
-def supervise(train: Callable[[Attempt], Result], attempts: int = 3, seed: int = 0) -> Result:
-    """Call `train(attempt)` until an attempt ends well, and return what it returned.
+def supervise(
+    train: Callable[[Attempt], Result], attempts: int = 3, seed: int = 0, budget: float = 3.0
+) -> Result:
+    """Call `train(attempt)` until an attempt ends well, and return what the best one returned.
 
     `train` builds model and optimizer anew and wraps them by `watch`, which applies the attempt's remedy. The
     generators of python, numpy and torch are seeded with `attempt.seed` before each.
+
+    An attempt whose learning rate was sought by `restart: auto` may end far from the best. While attempts are
+    left, and all together take at most `budget` times the steps of one, challengers follow it at other rates.
+    A challenger that does worse is ended before `train` returns, at its last step at the latest: what `train`
+    leaves at its end is that of the best attempt so far. A budget of 1 takes the first attempt that ends.
 
     Under `stepguard run` there is one call: it hands the attempt over, and makes the next in a new process.
 
@@ -31,7 +39,7 @@ def supervise(train: Callable[[Attempt], Result], attempts: int = 3, seed: int =
     """
     if attempts < 1:
         raise StepguardError(f"supervise: attempts must be at least 1, got {attempts}")
-    attempt = _first(seed)
+    attempt, race = _first(seed), Race[Result](budget)
     asked = False
     while True:
         if not attempt.handed:
@@ -43,19 +51,25 @@ def supervise(train: Callable[[Attempt], Result], attempts: int = 3, seed: int =
             if asked and not attempt.guards:
                 _say_ignored(attempt)
             _close(attempt, "completed")
-            return result
-        except RestartRequested as request:
-            _close(attempt, f"restart: {request.rule}")
-            if attempt.last or attempt.handed:
-                raise
-            remedy = request.remedy
+            race.completed(attempt, result)
+            following = race.challenger(attempt)
+        except TrainingStopped as stopped:
+            _close(attempt, f"restart: {stopped.rule}")
+            race.over(attempt)
+            following = race.challenger(attempt)
+            if race.best is None:
+                if not isinstance(stopped, RestartRequested) or attempt.last or attempt.handed:
+                    raise
+                following = attempt.next(stopped.remedy)
         except BaseException as fault:
             _close(attempt, f"error: {type(fault).__name__}: {fault}")
             raise
         finally:
             CURRENT.reset(token)
+        if following is None:
+            return race.result
         asked = bool(attempt.guards)
-        attempt = attempt.next(remedy)
+        attempt = following
 
 
 def _first(seed: int) -> Attempt:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from stepguard.recover.supervisor_ending import HUNG, OUT_OF_MEMORY
-from stepguard.report.summary import COMPLETED, AlertCount, AttemptSummary
+from stepguard.report.summary import COMPLETED, KEPT, AlertCount, AttemptSummary
 from stepguard.report.words import count, listing, number, short_deed
 from stepguard.series.runfile import Event
 
@@ -48,7 +48,7 @@ def story(
             yield f"  {line}" if line else f"  ... {len(told) - _MOST} more ..."
         yield f"  {_ending(summary, left if chapter is chapters[-1] else None)}"
     if chapters:
-        yield f"next: {_next(chapters[-1].summary, advice, left)}"
+        yield f"next: {_next(_deciding(chapters), advice, left)}"
 
 
 def _happenings(chapter: Chapter) -> Iterator[str]:
@@ -122,6 +122,7 @@ def ending(outcome: str, at_most: int = 200) -> str:
         "halt": f"halted by rule {rest}",
         "restart": f"rule {rest} asked for a restart",
         "stopped": f"ended by {rest}",
+        KEPT: f"{rest}: the best attempt before it is kept",
     }.get(kind, outcome)
 
 
@@ -135,6 +136,15 @@ def _open(left: Left | None) -> str:
     if left is None or left.runs is None:
         return "not closed: it goes on, or was killed"
     return "it goes on" if left.runs else "killed, or the machine went down"
+
+
+def _deciding(chapters: Sequence[Chapter]) -> AttemptSummary:
+    """The attempt that says what to do next: the last one, or the best where the last was to do better."""
+    last = chapters[-1].summary
+    if not last.outcome.startswith(KEPT):
+        return last
+    ended = (chapter.summary for chapter in reversed(chapters) if chapter.summary.outcome == COMPLETED)
+    return next(ended, last)
 
 
 def _next(last: AttemptSummary, advice: Mapping[str, Sequence[str]], left: Left) -> str:

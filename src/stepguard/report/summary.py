@@ -25,6 +25,8 @@ _LONGEST = 60
 """Characters of an outcome in a table."""
 COMPLETED = "completed"
 """The outcome of an attempt that nothing ended early."""
+KEPT = "kept"
+"""How the outcome of an attempt begins which should have done better than one before, and was ended."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class AttemptSummary:
     """From 1."""
     steps: int
     outcome: str
-    """`completed`, `restart: RULE`, `halt: RULE` or `error: ...`; empty where nobody closed it."""
+    """`completed`, `restart: RULE`, `halt: RULE`, `kept: RULE`, `error: ...`; empty where not closed."""
     info: Mapping[str, float | str | None] = field(default_factory=dict[str, "float | str | None"])
     """What it began with: `seed`, `lr_scale`, `init`, `clip`, `pace`."""
     loss: float | None = None
@@ -158,7 +160,7 @@ def _attempts_table(attempts: Sequence[AttemptSummary]) -> Table:
 def _outcome(outcome: str) -> Text:
     if not outcome:
         return Text("not closed", style=QUIET)
-    style = GOOD if outcome == COMPLETED else SECOND if outcome.startswith("restart") else BAD
+    style = GOOD if outcome == COMPLETED else SECOND if outcome.startswith(("restart", KEPT)) else BAD
     line = outcome.split("\n", 1)[0]
     return Text(line if len(line) <= _LONGEST else f"{line[:_LONGEST]}...", style=style)
 

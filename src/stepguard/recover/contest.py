@@ -1,0 +1,83 @@
+"""Attempts that have to do better than the best one before them. Without torch.
+
+Flow: an attempt at a pace that was sought has ended. It may be far from what another pace would give, which
+nothing in its own signals tells. While attempts and budget are left, challengers try the pace above and the
+one below; each ends as soon as it does worse. The best one stays. An attempt that no rule has ended though it
+did badly is challenged as well; one that needed no remedy is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Generic, TypeVar
+
+from stepguard.recover.attempt import Attempt
+from stepguard.recover.curve import behind
+
+Result = TypeVar("Result")
+
+LEAST = 50
+"""Steps of the shortest training of which a loss curve says anything."""
+FACTORS = (3.0, 0.3)
+"""The paces of the challengers, relative to that of the best attempt."""
+DOUBTED = (1.0, 0.3, 3.0)
+"""The same, relative to the pace that would be sought after a best attempt whose pace was not."""
+ROOM = 0.05
+"""What is left of a loss, of its first value, below which no attempt can do much better."""
+
+
+class Race(Generic[Result]):
+    """The attempts of one call of `supervise`, and the best of those that have ended.
+
+    Args:
+        budget: the steps that all attempts together may take, relative to those of the best one.
+    """
+
+    def __init__(self, budget: float) -> None:
+        self._budget = budget
+        self._steps = 0
+        self._tried: list[tuple[str | None, float]] = []
+        """Initialisation and pace of each attempt whose pace was sought."""
+        self.best: tuple[Attempt, Result] | None = None
+
+    @property
+    def result(self) -> Result:
+        """What the best attempt returned; there has to be one."""
+        assert self.best is not None
+        return self.best[1]
+
+    def over(self, attempt: Attempt) -> None:
+        """An attempt is over, however it ended."""
+        self._steps += len(attempt.curve)
+        if attempt.pace is not None:
+            self._tried.append((attempt.init, attempt.pace))
+
+    def completed(self, attempt: Attempt, result: Result) -> None:
+        """An attempt was completed: the best so far, unless its loss says otherwise."""
+        self.over(attempt)
+        if attempt.best is None or not behind(attempt.curve, attempt.best, len(attempt.best)):
+            self.best = attempt, result
+
+    def challenger(self, attempt: Attempt) -> Attempt | None:
+        """The attempt after this one, to do better than the best one; None if there is none to be made."""
+        if self.best is None or attempt.last or attempt.handed:
+            return None
+        best, _ = self.best
+        steps = len(best.curve)
+        if steps < LEAST or self._steps + steps > self._budget * steps or best.curve.fell_to(ROOM):
+            return None
+        base, factors = (best, FACTORS) if best.pace is not None else (best.next(best.doubt), DOUBTED)
+        pace = next(self._paces(base, factors), None)
+        if pace is None:
+            return None
+        same = {name: getattr(base, name) for name in ("seed", "lr_scale", "init", "clip")}
+        return replace(attempt.next({}), best=best.curve, pace=pace, **same)
+
+    def _paces(self, base: Attempt, factors: Sequence[float]) -> Iterator[float]:
+        """The paces beside that of an attempt which were not tried; none where none was sought."""
+        found = (float(f"{factor * base.pace:.1g}") for factor in factors if base.pace is not None)
+        for pace in found:
+            near = (init == base.init and pace / 2 < tried < 2 * pace for init, tried in self._tried)
+            if pace < 1.0 and not any(near):
+                yield pace

@@ -1,0 +1,55 @@
+"""The losses of an attempt, and whether it does worse than another one did at the same step. Pure."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from statistics import median
+
+BEHIND = "behind-another-attempt"
+"""What ends an attempt that does worse, in the place of a rule's name."""
+TOLD = 0.4
+"""The share of the training before which a challenger is not judged: fast ones begin with noise."""
+MARGIN = 0.15
+"""How much less of the best one's gain a challenger may have before its last step."""
+
+
+class Curve:
+    """The losses of an attempt, by step; NaN where there was none."""
+
+    def __init__(self) -> None:
+        self._losses = array("f")
+
+    def __len__(self) -> int:
+        """The steps so far."""
+        return len(self._losses)
+
+    def see(self, step: int, loss: float | None) -> None:
+        """Take the loss of a step; those that were left out before it are not known."""
+        self._losses.extend([math.nan] * (step - len(self)))
+        self._losses.append(math.nan if loss is None else loss)
+
+    def level(self, step: int, window: int) -> float:
+        """The median of the losses up to a step; one that is unknown or no number counts as infinite."""
+        found = self._losses[max(0, step + 1 - window) : step + 1]
+        return median(math.inf if math.isnan(loss) else loss for loss in found) if found else math.inf
+
+    def fell_to(self, share: float) -> bool:
+        """Whether at its end no more than a share of the first losses was left; never of one below zero."""
+        window = max(10, len(self) // 20)
+        return 0.0 <= self.level(len(self) - 1, window) < share * self.level(9, 10) < math.inf
+
+
+def behind(curve: Curve, best: Curve, step: int) -> bool:
+    """Whether an attempt does worse at this step than the best one did: told twenty times, and at its end.
+
+    Before the end it may be behind by a part of what the best one had gained by then.
+    """
+    window = max(10, len(best) // 20)
+    last = step >= len(best) - 1
+    if step < TOLD * len(best) or (not last and step % window):
+        return False
+    theirs = best.level(min(step, len(best) - 1), window)
+    gained = best.level(9, 10) - theirs
+    margin = MARGIN * gained if 0.0 < gained < math.inf and not last else 0.0
+    return not curve.level(step, window) <= theirs + margin

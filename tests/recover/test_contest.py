@@ -1,0 +1,154 @@
+"""Attempts that have to do better than the best one before them: their losses are compared step by step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from stepguard.recover.attempt import Attempt
+from stepguard.recover.contest import LEAST, Race
+from stepguard.recover.curve import TOLD, Curve, behind
+
+STEPS = 200
+
+
+def curve(losses: Iterable[float]) -> Curve:
+    made = Curve()
+    for step, loss in enumerate(losses):
+        made.see(step, loss)
+    return made
+
+
+def falling(to: float, steps: int = STEPS) -> Curve:
+    return curve(2.0 + (to - 2.0) * step / (steps - 1) for step in range(steps))
+
+
+def first_behind(challenger: Curve, best: Curve) -> int | None:
+    return next((step for step in range(len(challenger)) if behind(challenger, best, step)), None)
+
+
+def test_a_challenger_that_does_much_worse_ends_once_it_can_be_told() -> None:
+    assert first_behind(falling(1.9), falling(0.5)) == TOLD * STEPS
+
+
+def test_one_that_is_hardly_worse_ends_at_its_last_step() -> None:
+    assert first_behind(falling(0.6), falling(0.5)) == STEPS - 1
+    assert first_behind(falling(0.5), falling(0.5)) is None
+
+
+def test_a_better_one_goes_on_whatever_it_did_at_first() -> None:
+    losses = [40.0 if step < 0.3 * STEPS else 0.4 for step in range(STEPS)]
+    assert first_behind(curve(losses), falling(0.5)) is None
+
+
+@pytest.mark.parametrize("shift", [0.0, -40.0, 1e4])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e5])
+def test_neither_scale_nor_shift_of_the_loss_matters(shift: float, scale: float) -> None:
+    def moved(to: float) -> Curve:
+        return curve(shift + scale * (2.0 + (to - 2.0) * step / STEPS) for step in range(STEPS))
+
+    if scale < 1.0 < abs(shift):
+        pytest.skip("less than what a float holds beside such a shift")
+    assert first_behind(moved(1.9), moved(0.5)) == TOLD * STEPS
+    assert first_behind(moved(0.4), moved(0.5)) is None
+
+
+def test_losses_that_are_no_numbers_or_missing_are_the_worst() -> None:
+    lost = curve([1.0] * 50 + [math.nan] * 150)
+    assert first_behind(lost, falling(0.5)) == TOLD * STEPS
+    assert first_behind(falling(1.0), lost) is None
+    late = Curve()
+    late.see(120, 0.1)
+    assert len(late) == 121
+    assert late.level(100, 10) == math.inf
+
+
+def ended(attempt: Attempt, losses: Curve) -> Attempt:
+    attempt.curve, attempt.last = losses, False
+    return attempt
+
+
+def run(
+    race: Race[str], attempt: Attempt, losses: Callable[[Attempt], Curve], most: int = 9
+) -> list[Attempt]:
+    """All attempts from the one that ends at first; a challenger ends where it falls behind."""
+    made = [ended(attempt, losses(attempt))]
+    race.completed(attempt, f"attempt {attempt.number}")
+    while len(made) < most and (following := race.challenger(made[-1])) is not None:
+        whole = losses(following)
+        end = first_behind(whole, following.best) if following.best else None
+        made.append(ended(following, whole if end is None else falling(9.0, end + 1)))
+        if end is None:
+            race.completed(following, f"attempt {following.number}")
+        else:
+            race.over(following)
+    return made
+
+
+def test_the_pace_above_is_tried_then_the_one_below_and_the_best_stays() -> None:
+    race = Race[str](3.0)
+    first = Attempt(number=2, pace=0.01, init="lsuv", lr_scale=0.3, clip=1.0, seed=4)
+    made = run(race, first, lambda attempt: falling(0.5 if attempt.pace == 0.01 else 1.9))
+    assert [attempt.pace for attempt in made] == [0.01, 0.03, 0.003]
+    assert {(each.init, each.lr_scale, each.clip, each.seed) for each in made} == {("lsuv", 0.3, 1.0, 4)}
+    assert [attempt.number for attempt in made] == [2, 3, 4]
+    assert race.result == "attempt 2"
+
+
+def test_what_does_better_is_the_one_to_beat() -> None:
+    race = Race[str](9.0)
+    best = {0.01: 0.9, 0.03: 0.7, 0.09: 1.5}
+    made = run(race, Attempt(number=2, pace=0.01), lambda attempt: falling(best[attempt.pace or 0.0]))
+    assert [attempt.pace for attempt in made] == [0.01, 0.03, 0.09]
+    assert race.result == "attempt 3"
+    assert made[-1].best is made[1].curve
+
+
+def test_the_budget_holds() -> None:
+    for budget, count in ((1.0, 1), (1.9, 1), (2.0, 2), (2.5, 3)):
+        race = Race[str](budget)
+        made = run(
+            race, Attempt(number=2, pace=0.01), lambda each: falling(0.5 if each.pace == 0.01 else 1.9)
+        )
+        assert len(made) == count
+
+
+@pytest.mark.parametrize(
+    ("attempt", "losses"),
+    [
+        (Attempt(), falling(0.5)),
+        (Attempt(number=2, lr_scale=0.5), falling(0.5)),
+        (Attempt(number=2, pace=0.01), falling(0.05)),
+        (Attempt(number=2, pace=0.01), falling(0.5, LEAST - 1)),
+        (Attempt(number=2, pace=0.01, handed=True), falling(0.5)),
+    ],
+    ids=[
+        "needed no remedy",
+        "a remedy that was named",
+        "nothing left to gain",
+        "too short",
+        "by stepguard run",
+    ],
+)
+def test_there_is_no_challenger(attempt: Attempt, losses: Curve) -> None:
+    race = Race[str](3.0)
+    race.completed(ended(attempt, losses), "this")
+    assert race.challenger(attempt) is None
+    assert race.result == "this"
+
+
+def test_the_last_attempt_has_none() -> None:
+    race, attempt = Race[str](3.0), ended(Attempt(number=2, pace=0.01), falling(0.5))
+    attempt.last = True
+    race.completed(attempt, "this")
+    assert race.challenger(attempt) is None
+
+
+def test_one_that_did_badly_though_no_rule_fired_is_challenged_with_a_remedy() -> None:
+    race, first = Race[str](3.0), Attempt(doubt={"lr": 0.1, "pace": 0.01, "init": "lsuv"})
+    made = run(race, first, lambda attempt: falling(1.9 if attempt.number == 1 else 0.1))
+    assert [attempt.pace for attempt in made] == [None, 0.01, 0.03]
+    assert (made[1].init, made[1].lr_scale) == ("lsuv", 0.1)
+    assert race.result == "attempt 3"
