@@ -88,7 +88,9 @@ def test_what_ran_away_is_tried_slower_and_what_stood_still_faster() -> None:
     assert (third.pace, third.init) == (AIM, "lsuv"), "it may be the initialisation"
     assert prescribe(found(*[0.01] * 60), third)["pace"] == pytest.approx(3 * AIM)
     slower = second.next(prescribe(found(*[0.01] * 60, 0.9), second))
-    assert prescribe(found(*[0.01] * 60, loss=9.0), slower)["pace"] == pytest.approx(3 * AIM)
+    assert prescribe(found(*[0.01] * 60), slower)["pace"] == pytest.approx(3 * AIM)
+    again = prescribe(found(*[0.01] * 60, loss=9.0), slower)
+    assert (again["pace"], again["init"]) == (pytest.approx(0.3 * AIM), "kaiming"), "no faster after damage"
     assert "lr" not in prescribe(found(*[0.01] * 60), second), "the search begins where the last one did"
 
 
@@ -119,3 +121,41 @@ def test_findings_that_are_saved_and_loaded_give_the_same_remedy(paces: list[flo
 
 def test_nothing_measured_is_no_reason_to_fail() -> None:
     assert prescribe(Findings(), Attempt())["lr"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("late", "pace"),
+    [
+        ({}, 3 * AIM),
+        ({"act_std": [3.5, 3.5, 3.5]}, 0.3 * AIM),
+        ({"act_dead": [0.0, 1.0, 0.0]}, 0.3 * AIM),
+        ({"act_variation": [0.5, 0.5, 0.001]}, 0.3 * AIM),
+    ],
+    ids=["as it began", "its std has changed threefold", "a layer died", "it says the same to all"],
+)
+def test_what_its_own_steps_have_spoiled_is_tried_slower(late: dict[str, list[float]], pace: float) -> None:
+    findings = found(*[0.01] * 20)
+    findings.see(frame(30, update_ratio=[0.01] * 3, **late))
+    remedy = prescribe(findings, Attempt(number=2, pace=AIM, init="lsuv"))
+    assert remedy["pace"] == pytest.approx(pace)
+
+
+@pytest.mark.parametrize(
+    ("paces", "first", "last", "doubtful"),
+    [
+        ([0.95], {}, 0.3, True),
+        ([0.95], {}, 0.2, False),
+        ([0.2], {}, 0.95, True),
+        ([0.2], {}, 0.85, False),
+        ([0.01], {"act_dead": [0.1, 1.0, 0.0]}, 0.3, True),
+        ([0.01], {}, 0.95, False),
+        ([], {}, 0.95, False),
+        ([0.2], {}, float("inf"), True),
+    ],
+)
+def test_doubtful_is_what_learned_little_for_a_reason(
+    paces: list[float], first: dict[str, list[float]], last: float, doubtful: bool
+) -> None:
+    findings = found(*paces, *[0.01] * (60 if paces else 0), **first)
+    for by in (1e-6, 1.0, 1e6):
+        assert findings.doubtful(by, by * last) == doubtful

@@ -34,10 +34,19 @@ class Curve:
         found = self._losses[max(0, step + 1 - window) : step + 1]
         return median(math.inf if math.isnan(loss) else loss for loss in found) if found else math.inf
 
+    @property
+    def first(self) -> float:
+        """What it began with: the first loss, or the median of the first ten where that is less."""
+        return min(self.level(0, 1), self.level(9, 10))
+
+    @property
+    def last(self) -> float:
+        """What it ended with: the median of its last twentieth, of ten losses at least."""
+        return self.level(len(self) - 1, max(10, len(self) // 20))
+
     def fell_to(self, share: float) -> bool:
         """Whether at its end no more than a share of the first losses was left; never of one below zero."""
-        window = max(10, len(self) // 20)
-        return 0.0 <= self.level(len(self) - 1, window) < share * self.level(9, 10) < math.inf
+        return 0.0 <= self.last < share * self.first < math.inf
 
 
 def behind(curve: Curve, best: Curve, step: int) -> bool:
@@ -50,6 +59,6 @@ def behind(curve: Curve, best: Curve, step: int) -> bool:
     if step < TOLD * len(best) or (not last and step % window):
         return False
     theirs = best.level(min(step, len(best) - 1), window)
-    gained = best.level(9, 10) - theirs
+    gained = best.first - theirs
     margin = MARGIN * gained if 0.0 < gained < math.inf and not last else 0.0
     return not curve.level(step, window) <= theirs + margin

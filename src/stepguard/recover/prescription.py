@@ -25,8 +25,8 @@ rates (some hundredths).
 """
 SAME = 0.02
 """Below this variation of its output a model tells no example from another; healthy ones began above 0.03."""
-MUCH_LEARNED = 0.75
-"""A loss that came down by so much of its first value has learned, whatever else there is to be said."""
+MUCH, LITTLE = 0.75, 0.1
+"""Shares of its first value by which a loss came down: much, whatever else is to be said; and hardly."""
 AIM = 0.01
 """The update for which the next attempt seeks its learning rate."""
 READS = frozenset({"act.std", "act.dead", "act.variation", "grad.rms", "update.ratio"})
@@ -108,18 +108,20 @@ class Findings:
         """Whether it could learn as it began, and at its end no more: its steps have done that."""
         return not self.badly_begun and bool(self.recent) and _unfit(self.recent[-1])
 
-    @property
-    def doubtful(self) -> bool:
+    def doubtful(self, first: float, last: float) -> bool:
         """Whether an attempt that no rule has ended did badly all the same: little learned, and a reason.
 
         The reason is a first update that was larger than the weights, or a state in which nothing can be
-        learned, at first or at last. Of healthy runs hardly one has it, and those have learned much.
+        learned, at first or at last; any too large an update, where next to nothing was learned. Of healthy
+        runs hardly one has such a reason, and those have learned much.
+
+        Args:
+            first: the loss that it began with.
+            last: the loss that it ended with.
         """
-        reason = (self.hot or 0.0) > 1.0 or self.badly_begun or self.spoiled
-        losses = [frame.scalars["loss"] for frame in self.recent if "loss" in frame.scalars]
-        if not reason or not losses or self.loss is None:
-            return False
-        return not median(losses) < self.loss - MUCH_LEARNED * abs(self.loss)
+        hot = self.hot or 0.0
+        least = MUCH if hot > 1.0 or self.badly_begun or self.spoiled else LITTLE if hot else None
+        return least is not None and not last < first - least * abs(first)
 
     @property
     def restless(self) -> bool:
@@ -186,13 +188,13 @@ def _lr_factor(findings: Findings) -> float:
 def _next_pace(findings: Findings, attempt: Attempt) -> float:
     """Slower where it ran away; where it did not, another initialisation first, then faster.
 
-    Where one way was no cure, the other is tried.
+    Where one way was no cure, the other is tried; but never a faster one after steps that did damage.
     """
     tried = attempt.pace or AIM
-    if tried != AIM:
-        return 3 * AIM if tried < AIM else 0.3 * AIM
     if findings.ran_away or findings.spoiled or findings.restless:
         return 0.3 * AIM
+    if tried != AIM:
+        return 3 * AIM if tried < AIM else 0.3 * AIM
     return AIM if attempt.init is None else 3 * AIM
 
 

@@ -78,7 +78,8 @@ class Recovery:
     @property
     def doubt(self) -> Mapping[str, float | str]:
         """The remedy for an attempt that has ended, and did badly; empty for one that may have done well."""
-        doubtful = self._findings.doubtful and not self._dry_run
+        curve = self._attempt.curve
+        doubtful = self._findings.doubtful(curve.first, curve.last) and not self._dry_run
         return prescribe(self._findings, self._attempt) if doubtful else {}
 
     def observe(self, frame: Frame) -> Observation:

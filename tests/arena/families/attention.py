@@ -123,10 +123,26 @@ SCENARIOS = [
     rnn.healthy("relu", relu=True, clip=1.0),
     rnn.healthy("clip-sgd", opt="sgd", lr=0.1, clip=1.0, steps=400),
     rnn.failing("explode", relu=True, prepare=f.weights(3.0), opt="sgd", lr=0.1),
+    # Without the fault, at the best of seven rates from 0.05 to 3.2, orthogonal or not: 0.45 and 0.57.
     rnn.failing(
-        "explode-64-steps", relu=True, inputs=1, prepare=f.weights(1.6), opt="sgd", lr=0.05, steps=60
+        "explode-64-steps",
+        relu=True,
+        inputs=1,
+        prepare=f.weights(1.6),
+        opt="sgd",
+        lr=0.05,
+        steps=60,
+        curable=False,
     ),
-    rnn.failing("vanish-64-steps", inputs=1, prepare=f.weights(0.2), opt="sgd", lr=0.05, steps=80),
+    rnn.failing(
+        "vanish-64-steps",
+        inputs=1,
+        prepare=f.weights(0.2),
+        opt="sgd",
+        lr=0.05,
+        steps=80,
+        curable=False,
+    ),
     rnn.failing("tanh-saturated", prepare=f.weights(30.0)),
     rnn.failing("relu-lr", relu=True, lr=0.2),
     rnn.failing("sorted", order=f.one_class_a_batch(tasks.digits().y, 10), opt="sgd", lr=0.1, curable=False),
@@ -135,7 +151,8 @@ SCENARIOS = [
     lstm.healthy("warm-restarts", schedule=f.warm_restarts),
     lstm.failing("lr-1", lr=1.0),
     lstm.failing("sgd-tiny", opt="sgd", lr=1e-3),
-    lstm.failing("64-steps-sgd", inputs=1, opt="sgd", lr=0.02, steps=100),
+    # At the best of seven rates from 0.05 to 3.2, orthogonal or not, it comes to 0.26.
+    lstm.failing("64-steps-sgd", inputs=1, opt="sgd", lr=0.02, steps=100, curable=False),
     lstm.failing("decay", opt="adamw", optim={"weight_decay": 50.0}, curable=False),
     gru.healthy("plain"),
     gru.healthy("batch-8", batch=8, steps=500, lr=2e-3),

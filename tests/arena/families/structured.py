@@ -161,8 +161,14 @@ SCENARIOS = [
     flow.failing("weights-x5", bounded=False, prepare=f.weights(5.0), opt="sgd", lr=1e-3),
     flow.failing("broken-sensor", spare=True, bounded=False, steps=600, lr=5e-3, curable=False),
     flow.failing("infinite-value", poison=f.bad_values(INF, f.once(90))),
+    # With all bad batches left out it comes to 0.50 at the best of six rates from 0.003 to 1.
     flow.failing(
-        "outlier-batches", bounded=False, poison=f.outliers(1e3, f.each(7), 0.1), opt="sgd", lr=0.01
+        "outlier-batches",
+        bounded=False,
+        poison=f.outliers(1e3, f.each(7), 0.1),
+        opt="sgd",
+        lr=0.01,
+        curable=False,
     ),
     cross.healthy("plain"),
     cross.healthy("loss-of-1e-5", scale=1e-5),
