@@ -231,7 +231,7 @@ def test_an_attempt_after_a_restart_does_not_resume_the_one_before(training, rul
             steps.append(guard.resume())
             guarded.run(2 * QUIET + 5, guard.step)
 
-    stepguard.supervise(attempt)
+    stepguard.supervise(attempt, budget=1.0)
     assert steps == [0, 0]
 
 
