@@ -102,6 +102,25 @@ def test_it_ends_as_one_that_was_never_broken_off_and_its_alerts_are_the_same(be
         assert [(change.step, change.rule) for change in replay(run, run.attempts()[0]).changes] == fired
 
 
+@pytest.mark.parametrize("total_steps", [None, STEPS])
+def test_a_pace_is_kept_after_a_resume_as_before_it(begin, tmp_path: Path, total_steps: int | None) -> None:
+    def paced(**options: Any) -> Any:
+        token = CURRENT.set(Attempt(pace=0.01))
+        try:
+            return begin(total_steps=total_steps, **options)
+        finally:
+            CURRENT.reset(token)
+
+    guarded, whole = paced(run=tmp_path / "whole")
+    expected = train(guarded, whole.guard).state()
+    guarded, session = paced()
+    with pytest.raises(Broken):
+        train(guarded, session.guard, until=STEPS - 10, pause=True)
+    guarded, session = begin(total_steps=total_steps)
+    assert train(guarded, session.guard).state() == expected
+    assert session.seen[0].frame.step > 1, "it was gone on with"
+
+
 def test_without_a_run_to_go_on_with_it_begins_at_0(begin, training, watched, rules) -> None:
     guarded, session = begin()
     assert session.guard.resume() == 0

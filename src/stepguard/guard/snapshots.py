@@ -55,6 +55,11 @@ class Snapshots:
         self._stopping: BaseException | None = None
         """What all ranks leave the training by, since a signal asked one of them."""
 
+    @property
+    def resumed(self) -> Mapping[str, Any]:
+        """What the snapshot that was gone on from holds of the guard; empty where none was."""
+        return {} if self._resumed is None else self._resumed.guard or {}
+
     def before(self, step: int) -> None:
         """A step is about to be judged and taken."""
         if step >= self.keeper.next:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from torch import nn
@@ -22,6 +22,7 @@ from stepguard.recover.pacing import Pacer
 from stepguard.recover.parts import Parts
 from stepguard.recover.protocols import Scaler, Scheduler
 from stepguard.recover.ranks import Ranks, begin_alike, find_ranks
+from stepguard.recover.recovery import Observation
 from stepguard.recover.remedies import apply_attempt, lr_of, share_of_lr
 from stepguard.recover.trained import comes_trained
 from stepguard.report.faults import Faults
@@ -102,7 +103,7 @@ def watch(
         total_steps=total_steps,
         attempt=attempt.number,
         run_path=_beside(ranks, reports),
-        state=lambda: observer.state_dict(),  # noqa: PLW0108 - it is made below
+        state=lambda: {**observer.state_dict(), "pace": pace.state_dict()},  # both are made below
         ranks=ranks,
         record=reports.event,
         complain=faults.say,
@@ -128,6 +129,7 @@ def watch(
         faults=faults,
         attempt=attempt,
     )
+    pace = _Pace(attempt, optimizer, snapshots, total_steps)
     if attempt.resume is None or not snapshots.resume():
         apply_attempt(model, optimizer, scheduler, attempt, faults)
         if attempt.init is not None:
@@ -143,19 +145,47 @@ def watch(
         faults=faults,
         attempt=attempt,
     )
-    if attempt.pace is not None and attempt.resume is None:
-        pacer = Pacer(
-            attempt.pace,
-            lambda: lr_of(optimizer),
-            snapshots.scale_lr,
-            lambda: share_of_lr(optimizer),
-            total_steps,
-        )
-        guard.subscribe(lambda seen: pacer(seen.frame))
+    guard.subscribe(pace)
     for subscriber in subscribers:
         guard.subscribe(subscriber)
     attempt.link.begin(attempt.run_path, model.register_forward_pre_hook)
     return guard
+
+
+class _Pace:
+    """Keeps the pace of an attempt whose learning rate is sought, after a resume as before it."""
+
+    def __init__(
+        self, attempt: Attempt, optimizer: Optimizer, snapshots: Snapshots, total_steps: int | None
+    ) -> None:
+        self._attempt, self._optimizer = attempt, optimizer
+        self._snapshots, self._total_steps = snapshots, total_steps
+        self._pacer: Pacer | None = None
+
+    def __call__(self, seen: Observation) -> None:
+        """Correct the learning rate of the step to come."""
+        if self._attempt.pace is not None:
+            self._pacer = self._pacer or self._begin(self._attempt.pace)
+            self._pacer(seen.frame)
+
+    def _begin(self, aim: float) -> Pacer:
+        """Make the pacer at the first step: by then it is known what is gone on with."""
+        optimizer = self._optimizer
+        pacer = Pacer(
+            aim,
+            lambda: lr_of(optimizer),
+            self._snapshots.scale_lr,
+            lambda: share_of_lr(optimizer),
+            self._total_steps,
+        )
+        state = self._snapshots.resumed.get("pace")
+        if state:
+            pacer.load_state_dict(state)
+        return pacer
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the search has come; empty where there is none."""
+        return {} if self._pacer is None else self._pacer.state_dict()
 
 
 def _spare_trained(model: nn.Module, attempt: Attempt, complain: Callable[[str], None]) -> None:

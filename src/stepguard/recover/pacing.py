@@ -6,7 +6,8 @@ Flow: in come an attempt's first frames; out go factors on the learning rate. Wi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ MUCH = 3.0
 """So many times the aim is too fast, whenever it comes to that."""
 SLOW = 0.2
 """How much of what one step asks for is done after the search."""
+_STATE = ("_asked", "_part", "_used", "_most", "_found", "_kept")
+"""What a pacer remembers from one step to the next."""
 _SURE = 0.9999
 """Above this ratio nothing but the new update is left of the weights: how large it was is not known."""
 
@@ -92,6 +95,15 @@ class Pacer:
         self._found = False
         self._kept: tuple[float, float] | None = None
         """The rate that keeps the pace, at the full share, and the largest that it may become."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the search has come, in plain numbers."""
+        return {name: getattr(self, name) for name in _STATE}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        for name in _STATE:
+            setattr(self, name, state[name])
 
     def __call__(self, frame: Frame) -> None:
         """Correct the learning rate of the step that this frame comes before."""
