@@ -6,9 +6,8 @@ the batch that spoiled the step has spoiled them as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,34 +19,17 @@ LARGEST = 1 << 16
 
 @dataclass
 class _Kept:
-    """One buffer: where it lives, and its copy."""
+    """One buffer: the module's dictionary that it lives in, and its copy."""
 
-    module: nn.Module
+    owner: dict[str, Tensor | None]
+    """A module may put another tensor there, or None."""
     name: str
+    restless: bool
+    """A normalisation's: its kernels write without counting a version, at nearly every step."""
     copy: Tensor
     source: Tensor
     """The tensor that was copied last, and its version then."""
     version: int
-
-    @property
-    def live(self) -> Any:
-        """The buffer as it is; a module may have put another tensor there, or None."""
-        return getattr(self.module, self.name)
-
-    @property
-    def moved(self) -> bool:
-        """Whether it was written to, or replaced by one of its shape, since it was copied."""
-        live = self.live
-        if not isinstance(live, Tensor) or live.shape != self.copy.shape:
-            return False
-        if isinstance(self.module, _NormBase):  # its kernels write without counting a version
-            return True
-        return live is not self.source or live._version != self.version
-
-    def same(self) -> None:
-        """Live buffer and copy are the same now."""
-        self.source = self.live
-        self.version = self.source._version
 
 
 class Buffers:
@@ -66,21 +48,36 @@ class Buffers:
         if self._kept is None:
             self._kept = [_first_copy(*place) for place in _places(self._model)]
             return
-        self._equal(lambda kept: (kept.copy, kept.live))
+        lives, copies = self._moved()
+        if lives:
+            _copy(copies, lives)
 
     def put_back(self) -> None:
         """Make every buffer that has moved what it was; before the first `keep` nothing is known."""
-        self._equal(lambda kept: (kept.live, kept.copy))
+        lives, copies = self._moved()
+        if lives:
+            _copy(lives, copies)
+            self._moved()  # copying has counted versions
 
-    def _equal(self, pair: Callable[[_Kept], tuple[Tensor, Tensor]]) -> None:
-        """Write the second tensor of each pair into the first, of those that have moved."""
-        moved = [kept for kept in self._kept or () if kept.moved]
-        if moved:
-            into, values = map(list, zip(*map(pair, moved), strict=True))
-            with torch.no_grad():
-                torch._foreach_copy_(into, values)  # pyright: ignore
-        for kept in moved:
-            kept.same()
+    def _moved(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The buffers that were written to or replaced since the last time, and their copies."""
+        lives: list[Tensor] = []
+        copies: list[Tensor] = []
+        for kept in self._kept or ():
+            live = kept.owner.get(kept.name)
+            if live is None or live.shape != kept.copy.shape:
+                continue
+            if live is kept.source and not kept.restless and live._version == kept.version:
+                continue
+            lives.append(live)
+            copies.append(kept.copy)
+            kept.source, kept.version = live, live._version
+        return lives, copies
+
+
+def _copy(into: list[Tensor], values: list[Tensor]) -> None:
+    with torch.no_grad():
+        torch._foreach_copy_(into, values)  # pyright: ignore
 
 
 def _places(model: nn.Module) -> Sequence[tuple[nn.Module, str]]:
@@ -94,4 +91,6 @@ def _places(model: nn.Module) -> Sequence[tuple[nn.Module, str]]:
 
 def _first_copy(module: nn.Module, name: str) -> _Kept:
     live = getattr(module, name)
-    return _Kept(module, name, live.detach().clone(), live, live._version)
+    restless = isinstance(module, _NormBase)
+    owner = module._buffers  # pyright: ignore[reportPrivateUsage]
+    return _Kept(owner, name, restless, live.detach().clone(), live, live._version)
