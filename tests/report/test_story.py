@@ -42,6 +42,14 @@ def test_every_ending_has_a_way_on():
     assert lines[-1] == "next: it went well with learning rate x0.5: put that into the script"
 
 
+def test_where_a_better_attempt_is_kept_that_one_says_what_to_do():
+    best = AttemptSummary(2, 100, "completed", info={"lr_scale": 0.5})
+    after = AttemptSummary(3, 60, "kept: behind-another-attempt", info={"lr_scale": 2.0})
+    lines = list(story([Chapter(best, ()), Chapter(after, ())], {}))
+    assert lines[-2] == "  after 60 steps: behind-another-attempt: the best attempt before it is kept"
+    assert lines[-1] == "next: it went well with learning rate x0.5: put that into the script"
+
+
 @pytest.mark.parametrize(
     ("outcome", "runs", "ended", "way_on"),
     [
