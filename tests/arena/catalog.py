@@ -27,10 +27,10 @@ FRESH = frozenset(
 """Families written after the rules were last tuned, by someone who had not seen them; reported apart."""
 
 LATEST = frozenset({"sets", "gauss"})
-"""Two families more, written when rules had been made that had seen the fresh ones; nothing was changed after them."""
+"""Two families more, written after rules that had seen the fresh ones; no rule was changed after them."""
 
 KINDS = ("tuning", "held out", "fresh", "latest")
-"""What became of a family: thresholds tuned on it, kept from that, or written after the tuning, or after the second."""
+"""What became of a family: tuned on, kept from that, written after the tuning, or after the second."""
 
 
 def kind(scenario: Scenario) -> str:
