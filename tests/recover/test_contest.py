@@ -148,7 +148,7 @@ def test_the_last_attempt_has_none() -> None:
 
 def test_one_that_did_badly_though_no_rule_fired_is_challenged_with_a_remedy() -> None:
     race, first = Race[str](3.0), Attempt(doubt={"lr": 0.1, "pace": 0.01, "init": "lsuv"})
-    made = run(race, first, lambda attempt: falling(1.9 if attempt.number == 1 else 0.1))
+    made = run(race, first, lambda attempt: falling(1.9 if attempt.number == 1 else 0.9))
     assert [attempt.pace for attempt in made] == [None, 0.01, 0.03]
     assert (made[1].init, made[1].lr_scale) == ("lsuv", 0.1)
     assert race.result == "attempt 3"
