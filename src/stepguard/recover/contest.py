@@ -24,7 +24,7 @@ FACTORS = (3.0, 0.3)
 DOUBTED = (1.0, 0.3, 3.0)
 """The same, relative to the pace that would be sought after a best attempt whose pace was not."""
 ROOM = 0.2
-"""What is left of a loss, of its first value, below which no attempt can do much better."""
+"""What is left of a loss, of its first value, below which another attempt is not worth its steps."""
 
 
 class Race(Generic[Result]):
