@@ -5,7 +5,7 @@
 The noises e have variance 1 (t: 3), all layers at once, each its own series. A positive series is exp(0.1 e),
 but for the log-normal one, which is exp(0.5 e). A false alarm is a step at which a detector begins to hold,
 from the step on at which its window is full. `crash` (rise=3, fall=3) answers before: those steps have a line
-of their own. Without `young=9` it is not told from noise there, which is for rules about many layers.
+of their own. As a rule has it inside `share`, it is looked at as `share(crash(x)) > 0.5` of ten layers.
 For `plateau` the noise lies on a fall by twice `by` in its window, since on plain noise it holds rightly.
 """
 
@@ -53,20 +53,24 @@ class Case(NamedTuple):
     """Whether it must hold at two readings running: the rule file's `for: 2`."""
     young: bool = False
     """Whether it answers before its window is full."""
+    layers: int = 1
+    """So many series are the layers of a model: it holds where it does in more than half of them."""
 
 
 def _end_of_fall(age: np.ndarray) -> np.ndarray:
     return np.exp(-0.01 * np.minimum(age, 0))
 
 
-def _crash(within: int, young: float) -> Case:
+def _crash(within: int, *, shared: bool) -> Case:
+    young = {"young": 0.0} if shared else {}
     return Case(
-        f"crash({within}, young={young:g})",
+        f"share(crash({within})) > 0.5" if shared else f"crash({within})",
         within,
-        lambda x, step: detectors.crash(x, step, rise=3, fall=3, within=within, young=young).holds,
+        lambda x, step: detectors.crash(x, step, rise=3, fall=3, within=within, **young).holds,
         {"x5 in 10, then /100": _own_crash},
         around_zero=False,
         young=True,
+        layers=10 if shared else 1,
     )
 
 
@@ -81,10 +85,10 @@ def _drift(n: int, by: float) -> Case:
 
 
 CASES = (
-    _crash(60, young=0),
-    _crash(60, young=9),
-    _crash(100, young=0),
-    _crash(100, young=9),
+    _crash(60, shared=False),
+    _crash(60, shared=True),
+    _crash(100, shared=False),
+    _crash(100, shared=True),
     _spike(100, 2),
     _spike(128, 1.3),
     _spike(50, 2),
@@ -129,13 +133,13 @@ def positive(kind: str, e: np.ndarray) -> np.ndarray:
 
 
 def held(case: Case, values: np.ndarray, steps: range | None = None) -> np.ndarray:
-    """Where the detector holds, shape (steps, layers), from the step on at which its window is full."""
+    """Where the detector holds, shape (steps, models), from the step on at which its window is full."""
     x = Window(np.arange(len(values)), values, np.zeros(values.shape[1]))
     holds = np.array([case.holds(x, step) for step in steps or range(case.reach, len(values))])
     if case.twice:
         holds[1:] &= holds[:-1].copy()
         holds[0] = False
-    return holds
+    return holds.reshape(len(holds), -1, case.layers).mean(axis=2) > 0.5
 
 
 def false_alarms(case: Case, values: np.ndarray, steps: range | None = None) -> float:

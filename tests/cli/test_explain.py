@@ -105,7 +105,7 @@ def test_every_shipped_rule_is_explained_with_its_place(
 
 def test_a_function_is_explained_with_settings_and_definition(capsys: pytest.CaptureFixture[str]) -> None:
     lines = told(capsys, "explain", "crash")
-    assert lines[1] == "function crash(x, rise=3, fall=3, within=60, young=0)"
+    assert lines[1] == "function crash(x, rise=3, fall=3, within=60, young=9)"
     assert "rise from trough to peak, a factor: a number above 1; 3 unless given" in lines
     assert "measures rise, fall, peak (for the message)" in lines
     assert any("False alarms at rise=3" in line for line in lines)

@@ -27,8 +27,14 @@ from stepguard.signals import SIGNALS
         ("2 ** -lr * 3 > 1", "(((2 ** (- lr)) * 3) > 1)"),
         ("mean(loss, 5) > 1", "(mean(loss, n=5) > 1)"),
         ("mean(loss, n=5) > 1", "(mean(loss, n=5) > 1)"),
-        ("crash(loss)", "crash(loss, rise=3, fall=3, within=60, young=0)"),
-        ("crash(loss, 2, within=9)", "crash(loss, rise=2, fall=3, within=9, young=0)"),
+        ("crash(loss)", "crash(loss, rise=3, fall=3, within=60, young=9)"),
+        ("crash(loss, 2, within=9)", "crash(loss, rise=2, fall=3, within=9, young=9)"),
+        ("any(crash(act.std))", "any(crash(act.std, rise=3, fall=3, within=60, young=9))"),
+        (
+            "share(held(crash(act.std), 2, 3)) > 0.5 and crash(loss)",
+            "((share(held(crash(act.std, rise=3, fall=3, within=60, young=0), n=2, of=3)) > 0.5)"
+            " and crash(loss, rise=3, fall=3, within=60, young=9))",
+        ),
         ("held(nonfinite(loss), 3, of=5)", "held(nonfinite(loss), n=3, of=5)"),
         ("metric.val_loss > 3", "(metric.val_loss > 3)"),
         ("step > 10 and progress > 0.5", "((step > 10) and (progress > 0.5))"),

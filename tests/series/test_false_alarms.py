@@ -26,12 +26,11 @@ def test_false_alarms_on_five_noises(case: Case):
             assert false_alarms(case, e) <= 1.01 * MOST, kind
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if c.young and "young=0" not in c.name], ids=lambda case: case.name
-)
+@pytest.mark.parametrize("case", [c for c in CASES if c.young], ids=lambda case: case.name)
 def test_false_alarms_in_a_young_window(case: Case):
     random = np.random.default_rng(12)
-    for kind in NOISES:
+    # Ten layers of log-normal noise, each its own, can agree by chance while all is young.
+    for kind in NOISES if case.layers == 1 else set(NOISES) - {"log-normal 0.5"}:
         values = positive(kind, noise(kind, (case.reach, LAYERS), random))
         assert false_alarms(case, values, range(case.reach)) <= 1.01 * MOST, kind
 
@@ -42,7 +41,7 @@ def test_four_times_is_seen_at_the_second_step(case: Case, change: str):
     assert delay(case, CHANGES[change], np.random.default_rng(5)) == [2, 2]
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.name.startswith("crash")], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [c for c in CASES if "crash" in c.name], ids=lambda case: case.name)
 def test_a_crash_is_seen_as_it_falls(case: Case):
     (change,) = case.changes.values()
     assert delay(case, change, np.random.default_rng(5)) == [11, 11]

@@ -19,6 +19,7 @@ from stepguard.rules.wording import listed
 from stepguard.series import detectors, windows
 from stepguard.signals import Signal
 
+_JOINT = listed(name for name, each in FUNCTIONS.items() if isinstance(each, OverLayers) and each.joint)
 _AUTO = "a remedy chosen by what was measured and tried"
 
 
@@ -142,7 +143,8 @@ def of_function(function: Function, users: Sequence[str]) -> Lines:
 
 def _setting_words(setting: Setting) -> str:
     default = "" if setting.default is None else f"; {setting.default:g} unless given"
-    return f"{setting.doc}: {setting.expected}{default}"
+    joint = "" if setting.joint is None else f", {setting.joint:g} inside {_JOINT}"
+    return f"{setting.doc}: {setting.expected}{default}{joint}"
 
 
 def _documentation(function: Function) -> str:

@@ -18,10 +18,12 @@ from stepguard.rules.functions import (
     Pick,
     Setting,
 )
+from stepguard.rules.names import dotted, unknown_function, unknown_name
+from stepguard.rules.operators import arithmetic
 from stepguard.rules.syntax import MOST_FAULTS, ExpressionError, Fault
 from stepguard.rules.tree import CLOCKS, Node
 from stepguard.rules.wording import listed, nearest, quote, say
-from stepguard.signals import SIGNALS, signal
+from stepguard.signals import signal
 
 _ARITHMETIC: dict[type[ast.operator], str] = {
     ast.Add: "+",
@@ -54,6 +56,8 @@ class Checker:
         self.faults: list[Fault] = []
         self._text = text
         self._shift = shift
+        self._joint = False
+        """Whether the part that is being checked stands inside a function that asks many layers at once."""
 
     def truth(self, node: ast.expr) -> Node | None:
         """Check a part that must be a truth."""
@@ -104,7 +108,7 @@ class Checker:
         return value if math.isfinite(value) else None
 
     def _name(self, node: ast.Name | ast.Attribute) -> Node | None:
-        name = _dotted(node)
+        name = dotted(node)
         if name is None:
             got = quote(self._source(node))
             return self._fail(node, say("an attribute of something", expected="a signal", got=got))
@@ -114,7 +118,7 @@ class Checker:
             return tree.read(name, vector=False, positive=True)
         found = signal(name)
         if found is None:
-            return self._fail(node, _unknown_name(name))
+            return self._fail(node, unknown_name(name))
         return tree.read(name, vector=found.per == "layer", positive=found.positive)
 
     # Operators
@@ -124,7 +128,18 @@ class Checker:
         operator = _ARITHMETIC.get(type(node.op))
         if operator is None:
             return self._fail(node, say("an unknown operator", expected=listed(_ARITHMETIC.values())))
-        return _join(operator, parts, truth=False)
+        match parts:
+            case [tree.Constant() as left, tree.Constant() as right]:
+                return self._folded(node, arithmetic(operator, left.value, right.value))
+            case _:
+                return _join(operator, parts, truth=False)
+
+    def _folded(self, node: ast.expr, value: float) -> Node | None:
+        """Put the number in place of arithmetic with numbers alone."""
+        if math.isfinite(value):
+            return tree.constant(value)
+        got = f"{value:g}: {quote(self._source(node))}"
+        return self._fail(node, say("not a number", expected="at most 1.7e308, or inf", got=got))
 
     def _unary(self, node: ast.UnaryOp) -> Node | None:
         if isinstance(node.op, ast.Not):
@@ -143,19 +158,21 @@ class Checker:
             name = _COMPARISONS.get(type(operator))
             if name is None:
                 return self._fail(node, say("an unknown comparison", expected=listed(_COMPARISONS.values())))
+            if isinstance(left, tree.Constant) and isinstance(right, tree.Constant):
+                return self._fail(node, "always the same: it compares two numbers")
             pairs.append(_join(name, [left, right], truth=True))
         return pairs[0] if len(pairs) == 1 else _join("and", pairs, truth=True)
 
     # Calls
 
     def _call(self, node: ast.Call) -> Node | None:
-        name = _dotted(node.func)
+        name = dotted(node.func)
         function = FUNCTIONS.get(name) if name else None
         if function is None:
             for argument in node.args:
                 if not isinstance(argument, ast.Constant | ast.Starred):
                     self._any(argument)
-            return self._fail(node.func, _unknown_function(name))
+            return self._fail(node.func, unknown_function(name))
         argument = self._argument(node, function)
         settings = self._settings(node, function)
         if argument is None or settings is None or not self._fits(node, function, argument, settings):
@@ -166,7 +183,12 @@ class Checker:
         if not node.args:
             return self._fail(node, say(f"{function.name} has no argument", expected=function.signature))
         first = node.args[0]
+        around, self._joint = (
+            self._joint,
+            self._joint or (isinstance(function, OverLayers) and function.joint),
+        )
         argument = self.truth(first) if function.takes == "truth" else self._number(first)
+        self._joint = around
         if argument and isinstance(function, OverLayers | Pick) and not argument.kind.vector:
             shown = f"{argument.kind}: {quote(self._source(first))}"
             what = say(
@@ -183,8 +205,8 @@ class Checker:
         for setting in function.settings:
             if setting.name in given:
                 settings[setting.name] = self._setting(given[setting.name], function, setting)
-            elif setting.default is not None:
-                settings[setting.name] = setting.default
+            elif (default := setting.unless_given(joint=self._joint)) is not None:
+                settings[setting.name] = default
             else:
                 what = f"{function.name} needs {setting.name}: {setting.doc}"
                 self._fail(node, say(what, expected=function.signature))
@@ -256,27 +278,3 @@ class Checker:
 def _join(operator: str, parts: Sequence[Node | None], *, truth: bool) -> Node | None:
     whole = [part for part in parts if part is not None]
     return tree.operation(operator, whole, truth=truth) if len(whole) == len(parts) else None
-
-
-def _dotted(node: ast.expr) -> str | None:
-    """Read `act.std` as one name; None where a dot stands behind anything but a name."""
-    if isinstance(node, ast.Attribute):
-        before = _dotted(node.value)
-        return None if before is None else f"{before}.{node.attr}"
-    return node.id if isinstance(node, ast.Name) else None
-
-
-def _unknown_name(name: str) -> str:
-    if name in FUNCTIONS:
-        return say(f"{name} is a function", expected=FUNCTIONS[name].signature, got=quote(name))
-    near = nearest(name, [*SIGNALS, *CLOCKS, *FUNCTIONS])
-    return say("an unknown signal", expected="a signal", got=quote(name), near=near)
-
-
-def _unknown_function(name: str | None) -> str:
-    if name and signal(name):
-        return say(
-            f"{quote(name)} is a signal and cannot be called", expected="a function before the bracket"
-        )
-    got = quote(name) if name else "something else"
-    return say("an unknown function", expected="a function", got=got, near=nearest(name or "", FUNCTIONS))

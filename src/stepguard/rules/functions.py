@@ -29,6 +29,8 @@ class Setting:
     """Whether `least` itself is already too small."""
     default: float | None = None
     """None: must be given."""
+    joint: float | None = None
+    """The default inside a function of layers that asks many of them at once; None: the same."""
     at_most: str = ""
     """Another setting that this one must not exceed."""
 
@@ -37,6 +39,10 @@ class Setting:
         """What a person should write."""
         bound = f"above {self.least:g}" if self.above else f"of {self.least:g} or more"
         return f"a {'whole ' if self.whole else ''}number {bound}"
+
+    def unless_given(self, *, joint: bool) -> float | None:
+        """Give the default; `joint` is that of the function of layers around it."""
+        return self.joint if joint and self.joint is not None else self.default
 
     def allows(self, value: float) -> bool:
         """Whether the number lies in the range; infinity and NaN never do."""
@@ -107,6 +113,8 @@ class OverLayers(Function):
     """Folds all layers that a rule looks at into one value for the run."""
 
     run: Callable[[Value, Mask], Scalar]
+    joint: bool = True
+    """Whether one layer alone does not make it hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +235,8 @@ _DETECTORS = (
                 "young",
                 "spreads of its noise that both must be before the window is full; 0: the factors decide",
                 0,
-                default=0,
+                default=9,
+                joint=0,
             ),
         ),
         run=_crash,
@@ -260,7 +269,7 @@ _DETECTORS = (
 )
 
 _LAYERS = (
-    OverLayers("any", "at one layer or more", "truth", "truth", run=values.any_layer),
+    OverLayers("any", "at one layer or more", "truth", "truth", run=values.any_layer, joint=False),
     OverLayers("all", "at every layer", "truth", "truth", run=values.all_layers),
     OverLayers("share", "share of the layers, 0..1", "truth", "number", positive="always", run=values.share),
     OverLayers("count", "number of layers", "truth", "number", positive="always", run=values.count),

@@ -112,6 +112,12 @@ def operation(name: str, parts: Sequence[Callable[[], Any]], operators: Operator
     return lambda: arithmetic(function, left(), right())
 
 
+def arithmetic(name: str, left: float, right: float) -> float:
+    """Do the arithmetic of an operator, by its name, with two numbers that are written down."""
+    with np.errstate(all="ignore"):
+        return float(ON_RUN.functions[name](left, right))
+
+
 def comparison_with(
     name: str, part: Callable[[], Any], number: float, operators: Operators
 ) -> Callable[[], Any]:

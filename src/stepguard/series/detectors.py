@@ -41,24 +41,27 @@ class Detection(NamedTuple):
     """What it measured, by name."""
 
 
-def crash(x: Window, step: int, *, rise: float, fall: float, within: int, young: float = 0.0) -> Detection:
+def crash(
+    x: Window, step: int, *, rise: float, fall: float, within: int, young: float = _SURE_CRASH
+) -> Detection:
     """The rising crash: within the last steps x rose from a trough to a peak, and fell from there till now.
 
     A peak is the lesser of two readings in a row, so one reading alone is none; its trough is the second
     least reading above 0 before it. Holds where a peak is at least `rise` times its trough and at least
     `fall` times the reading now, and where both, in logarithms, are 9 spreads of the series' own noise: the
     robust standard deviation of its second differences, which a steady climb does not widen; where a reading
-    is not above 0 there are no logarithms, and the factors alone decide. While the window is not full they
-    decide too, and the least reading is the trough: a crash in the first steps of a run has hardly more
-    readings than it takes to see it, and is not told from noise by itself, but by `share(crash(...)) > 0.5`,
-    since half of all layers must. For layers one by one `young=9` asks for 9 spreads there as well, and sees
-    most crashes of the first steps late or not at all.
+    is not above 0 there are no logarithms, and the factors alone decide.
+
+    While the window is not full it must be `young` spreads. With `young=0` the factors alone decide there,
+    and the least reading is the trough: a crash in the first steps of a run has hardly more readings than it
+    takes to see it, and with 9 spreads is seen late or not at all. One series is not told from noise so, but
+    many together are: in a rule `young` is 0 inside `share`, `count` and `all`, and 9 elsewhere.
 
     Known where there is a reading now. Measures `rise`, `fall` and `peak` of the highest such peak, NaN where
     nothing rose that much or x is nowhere near a fall.
 
     False alarms at rise=3, fall=3: at within=60 0.023 on t(3), at within=100 0.045, none on the others. In a
-    young window 0.1 on t(3), 80 to 105 on log-normal, none on the others; with `young=9` 0.018 and 0.005. A
+    young window 0.018 on t(3), 0.005 on log-normal; with `young=0` 0.1 on t(3), 80 to 105 on log-normal. A
     rise in 10 steps with a fall after it is seen at the first step of the fall.
 
     Source: fast.ai, From deep learning foundations to stable diffusion, lesson 16. Guarantee: none.
