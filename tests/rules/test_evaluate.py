@@ -420,7 +420,7 @@ def test_a_vector_of_another_length_fails_the_conditions_that_read_it_and_no_oth
 
 def test_the_measures_of_the_detectors() -> None:
     evaluator = Evaluator([Watch(compile_condition("any(crash(act.std, 3, 3, 9))"), ALL)], LAYERS)
-    for step, value in enumerate([1.0, 4.0, 4.5, 1.0]):
+    for step, value in enumerate([1.0, 2.0, 4.0, 8.0, 1.0]):
         evaluator.feed(frame_of(step, act_std=[1, value, None]), None)
     assert evaluator.truth(0).holds
     assert evaluator.measures(0, 1) == {"rise": 4.0, "fall": 4.0, "peak": 4.0}
@@ -429,7 +429,7 @@ def test_the_measures_of_the_detectors() -> None:
 
 def test_the_measures_of_a_detector_of_the_run() -> None:
     evaluator = Evaluator([Watch(compile_condition("crash(worst(act.std), 3, 3, 9)"), ALL)], LAYERS)
-    for step, value in enumerate([1.0, 4.0, 4.5, 1.0]):
+    for step, value in enumerate([1.0, 2.0, 4.0, 8.0, 1.0]):
         evaluator.feed(frame_of(step, act_std=[1, value, None]), None)
     assert evaluator.truth(0).holds
     assert evaluator.measures(0, 1)["peak"] == 4.0

@@ -57,7 +57,8 @@ def test_every_shipped_rule_can_be_said(pack: str) -> None:
 NUMBERS = st.recursive(
     st.sampled_from(["loss", "worst(act.std)", "step", "1", "0.5"]),
     lambda inner: (
-        st.builds("({} {} {})".format, inner, st.sampled_from("+-*/"), inner)
+        st.builds("({} {} {})".format, inner, st.sampled_from("+*/"), inner)
+        | st.builds("({} - lr)".format, inner)
         | st.builds("{}({}, {})".format, st.sampled_from(["mean", "growth", "std"]), inner, st.integers(2, 9))
     ),
     max_leaves=6,
@@ -67,7 +68,7 @@ NUMBERS = st.recursive(
 @settings(max_examples=150, deadline=None)
 @given(left=NUMBERS, right=NUMBERS, numbers=st.floats(0.001, 1e6))
 def test_any_condition_has_words_with_its_numbers(left: str, right: str, numbers: float) -> None:
-    text = f"{left} > {right} or loss < {numbers!r}"
+    text = f"{left} > {right} * lr or loss < {numbers!r}"
     said = phrase(compile_condition(text))
     assert f"{numbers:g}" in said
     assert said.count("is above") == 1

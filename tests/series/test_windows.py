@@ -281,9 +281,10 @@ def fastest(act: Callable[[], object]) -> float:
 
 
 def test_a_thousand_layers_are_as_fast_as_numpy():
-    """Generous: on an idle machine a median over 100 steps takes a quarter of the time that numpy takes."""
+    """Generous: a median over 100 steps takes a quarter of what numpy takes, a crash of a calm std less."""
     x = Window(np.arange(100), np.random.default_rng(0).normal(size=(100, 1000)), np.zeros(1000))
     numpy_takes = fastest(lambda: np.median(x.values, axis=0))
     assert fastest(lambda: windows.median(x, 99, 100)) < numpy_takes
     assert fastest(lambda: windows.zscore(x, 99, 99)) < 3 * numpy_takes
-    assert fastest(lambda: crash(x, 99, rise=3, fall=3, within=60)) < numpy_takes
+    calm = x._replace(values=np.exp(x.values / 10))
+    assert fastest(lambda: crash(calm, 99, rise=3, fall=3, within=60)) < numpy_takes / 3

@@ -24,7 +24,7 @@ from stepguard.signals import Vector
 
 _NEEDS_NOW = frozenset({"delta", "growth", "zscore", "crash", "spike"})
 """Functions over steps that are unknown without a reading now."""
-_FAR = frozenset({"<", "<=", ">", ">="})
+_TOLD_BY_VALUES = frozenset({"<", "<=", ">", ">=", "=="})
 _AT_MOST = frozenset({"median", "min", "max"})
 """Functions over steps whose result is at most the largest of the last n readings."""
 _LAYERS = 10
@@ -75,7 +75,9 @@ class Screens:
                 return self._joined(node, mask, and_, end=False)
             case Operation(operator="or"):
                 return self._joined(node, mask, or_, end=True)
-            case Operation(operator=operator, parts=(left, Constant() as right)) if operator in _FAR:
+            case Operation(operator=operator, parts=(left, Constant() as right)) if (
+                operator in _TOLD_BY_VALUES
+            ):
                 return self._threshold(node, left, operator, right.value, mask)
             case Call(function="any" | "all"):
                 return self._at_a_layer(node.argument, mask)
