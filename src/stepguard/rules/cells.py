@@ -14,10 +14,11 @@ from stepguard.rules.values import Mask, Scalar, Value
 from stepguard.series.history import History, Window
 from stepguard.series.medians import RunningMedian, RunningScore, SortedLayers
 from stepguard.series.running import BelowBound, Largest, LayerBound, RunBound
+from stepguard.series.trends import RunningTrend
 
 T = TypeVar("T")
 Running: TypeAlias = (
-    RunBound | LayerBound | BelowBound | RunningMedian | Largest | SortedLayers | RunningScore
+    RunBound | LayerBound | BelowBound | RunningMedian | RunningTrend | Largest | SortedLayers | RunningScore
 )
 
 _PATIENCE = 1000

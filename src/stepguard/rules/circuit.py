@@ -34,9 +34,9 @@ from stepguard.rules.operators import (
 )
 from stepguard.rules.picking import pick
 from stepguard.rules.shortcuts import (
-    OF_SORTED,
+    OF_RUNNING,
     of_long_window,
-    of_sorted,
+    of_running,
     of_two_numbers,
     of_two_rows,
 )
@@ -211,8 +211,8 @@ class Circuit:
         series = self._window(node, mask, reach)
         if node.function in OF_RUN and not node.kind.vector:
             return of_two_numbers(node.function, series, self.history, int(node.settings["n"]), self._step)
-        if node.function in OF_SORTED and not node.kind.vector:
-            return of_sorted(node.function, series, self.history, reach, self._step)
+        if node.function in OF_RUNNING and not node.kind.vector:
+            return of_running(node.function, series, self.history, reach, self._step)
         if node.kind.vector and (long := of_long_window(node, series, self.history, self._step, self.layers)):
             return self._after(series, window_of_layers(long, truth=False))
         kept, steady = Kept(), node.function in STEADY

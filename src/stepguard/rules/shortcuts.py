@@ -1,13 +1,14 @@
 """Short ways of functions over steps, beside their definition in `windows`: bit for bit the same.
 
-Two readings are enough for some, that of now and `prev`; medians of the run need no sorting at each step.
+Two readings are enough for some, that of now and `prev`; medians and trends of the run are kept up to date.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +17,16 @@ from stepguard.rules.tree import Call
 from stepguard.rules.values import Array, Scalar
 from stepguard.series.history import History
 from stepguard.series.medians import RunningMedian, RunningScore, Sorted, SortedLayers
+from stepguard.series.trends import RunningTrend
 from stepguard.series.windows import OF_LAYERS, OF_RUN, STALE
 
 OF_SORTED = {"median": Sorted.median, "mad": Sorted.mad}
-"""Functions of numbers of the run that are computed from the sorted readings."""
+"""Functions that are computed from the sorted readings."""
+OF_RUNNING: Mapping[str, tuple[Callable[[int], Any], Callable[[Any], float]]] = {
+    **{name: (RunningMedian, function) for name, function in OF_SORTED.items()},
+    "trend": (RunningTrend, RunningTrend.z),
+}
+"""Functions of numbers of the run that have a running form, and how it is asked."""
 LONG = 400
 """Steps of a window from which on a layer's readings are kept sorted: shorter ones are sorted sooner."""
 
@@ -58,11 +65,12 @@ def of_two_rows(
     return compute
 
 
-def of_sorted(
+def of_running(
     name: str, series: Series, history: History, n: int, step: Callable[[], int]
 ) -> Callable[[], Scalar]:
-    """Give the function of numbers of the run, from the readings of the last n steps in their order."""
-    function, running = OF_SORTED[name], series.running(partial(RunningMedian, n))
+    """Give the function of numbers of the run, from the running form of the last n steps."""
+    make, function = OF_RUNNING[name]
+    running = series.running(partial(make, n))
 
     def compute() -> Scalar:
         series.argument.get()  # raises what went wrong inside it

@@ -159,8 +159,8 @@ def slope(x: Window, step: int, n: int) -> Array:
 def trend(x: Window, step: int, n: int) -> Array:
     """How surely x rises (positive) or falls over the last n steps: Mann-Kendall's z, corrected for ties.
 
-    From 32 readings at most, evenly chosen, and three at least; no value where all are equal. Readings that
-    depend on their neighbours make it larger than it should be.
+    From three readings at least, of a number per layer from 32 at most, evenly chosen; no value where all are
+    equal. Readings that depend on their neighbours make it larger than it should be.
     Mann (1945), Nonparametric tests against trend.
     """
     _, values = robust.thin(x.cut(step, n), TREND_READINGS)
