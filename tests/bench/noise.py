@@ -148,6 +148,12 @@ def false_alarms(case: Case, values: np.ndarray, steps: range | None = None) -> 
     return 1000 * np.count_nonzero(holds[1:] & ~holds[:-1]) / holds[1:].size
 
 
+def _in_youth(case: Case, kind: str, readings: int, random: np.random.Generator) -> float:
+    """The same before the window is full, from as many readings: of more series, then."""
+    shape = (case.reach, readings // case.reach // case.layers * case.layers)
+    return false_alarms(case, positive(kind, noise(kind, shape, random)), range(case.reach))
+
+
 def delay(case: Case, change: Callable[[np.ndarray], np.ndarray], random: np.random.Generator) -> list[float]:
     """Median and 99th percentile of the step, counted from 1, at which a change is seen; inf after 250."""
     e = noise("normal", (case.reach + 250, 200), random)
@@ -166,10 +172,7 @@ def measure(case: Case, layers: int, steps: int) -> dict[str, dict[str, Any]]:
         "positive": {kind: false_alarms(case, positive(kind, e) * fall) for kind, e in noises.items()}
     }
     if case.young:
-        first = range(case.reach)
-        result["young"] = {
-            kind: false_alarms(case, positive(kind, e) * fall, first) for kind, e in noises.items()
-        }
+        result["young"] = {kind: _in_youth(case, kind, layers * steps, random) for kind in NOISES}
     if case.around_zero:
         result["around 0"] = {kind: false_alarms(case, e) for kind, e in noises.items() if kind[0] != "l"}
     result["delay"] = {name: delay(case, change, random) for name, change in case.changes.items()}
