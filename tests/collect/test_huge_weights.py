@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import stepguard
-from stepguard.collect.passes import HUGE, SLICES, Passes
+from stepguard.collect.passes import HUGE, LARGE, SLICES, Passes
 
 Watch = Callable[..., Any]
 ROWS, WIDTH = 1100, 1000
@@ -75,6 +75,28 @@ def test_what_is_not_finite_is_counted_and_read_again_until_it_is(huge: Tensor, 
     spoiled.view(-1)[[5, -5]] = bad
     assert [found(passes, [spoiled]).nonfinite[0] for _ in range(SLICES)][-1] == 2
     assert found(passes, [huge]).nonfinite[0] == 0
+
+
+@pytest.mark.parametrize("place", [0, LARGE, -1])
+def test_the_largest_of_a_large_tensor_is_seen_in_its_turn_and_all_else_at_once(place: int) -> None:
+    large = torch.randn(300, 400, generator=torch.Generator().manual_seed(1))
+    assert LARGE < large.numel() < HUGE
+    passes = passes_of(large, large[:10])
+    found(passes, [large, large[:10]])
+    large.view(-1)[place] = 99.0
+    seen = [found(passes, [large, large[:10]]) for _ in range(SLICES)]
+    assert seen[0].squares[0] == pytest.approx(float(large.double().square().sum()), rel=1e-4)
+    largest = [each.absmax[0] for each in seen]
+    assert largest[-1] == pytest.approx(99.0)
+    assert largest == sorted(largest)
+    large.view(-1)[place] = np.nan
+    at_once = found(passes, [large, large[:10]])
+    assert at_once.nonfinite[0] == 1
+    assert np.isnan(at_once.absmax[0])
+    large.view(-1)[place] = 1.0
+    healed = found(passes, [large, large[:10]])
+    assert healed.nonfinite[0] == 0
+    assert healed.absmax[0] == pytest.approx(float(large.abs().max()))
 
 
 def test_tensors_with_gaps_are_read_whole(huge: Tensor) -> None:

@@ -1,7 +1,8 @@
 """What passes over all elements of large tensors tell: extremes, sums of squares, non-finite numbers.
 
 Flow: tensors of one device in; out comes one small tensor of numbers on that device, and from its host copy
-what was found. Very large tensors may be read in slices, one a time in turn.
+what was found. The extremes of large tensors, and huge tensors altogether, may be read in slices, one a time
+in turn.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from stepguard.collect.sampling import extent_of, memory_of
 
+LARGE = 2**15
+"""Elements from which on a tensor's extremes may be looked for in slices: they cost twice the squares."""
 HUGE = 2**20
 """Elements from which on a tensor may be read in slices."""
 SLICES = 8
@@ -34,6 +37,14 @@ class Found(NamedTuple):
     nonfinite: Floats
 
 
+class _Stretch(NamedTuple):
+    """A tensor, or a part of its memory, and the room for the extremes there."""
+
+    part: slice | None
+    low: Tensor
+    high: Tensor
+
+
 class _Piece(NamedTuple):
     """A tensor, or a slice of one, and the room for its numbers."""
 
@@ -41,85 +52,110 @@ class _Piece(NamedTuple):
     part: slice | None
     turn: int | None
     """At which of SLICES looks in turn it is read; None at each."""
-    low: Tensor
-    high: Tensor
     squares: Tensor
     nonfinite: Tensor
+    stretches: Sequence[_Stretch]
+    """Where its extremes are looked for: all at once, or one a look in turn."""
     host: NDArray[np.floating] | None
-    """The same four numbers, where the host can see them without waiting."""
+    """The same numbers, where the host can see them without waiting."""
+
+    def finite(self) -> bool:
+        """Whether nothing that was found is NaN or infinite, as far as the host can tell."""
+        return self.host is not None and all(map(math.isfinite, self.host.tolist()))
 
 
 class Passes:
     """Reads tensors of fixed layouts, which must not be empty.
 
-    With `in_turn` each look reads one of SLICES slices of a tensor of HUGE elements or more; of the others it
-    tells what was found last. What was not finite is read again at each look.
+    With `in_turn` each look reads one of SLICES slices of a tensor of HUGE elements or more, and looks in one
+    for the extremes of a LARGE one; of the others it tells what was found last. What was not finite is read
+    again at each look.
     """
 
     def __init__(
         self, tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device, *, in_turn: bool
     ) -> None:
         self._dtype, self._device = dtype, device
-        cuts = [_cuts(tensor) if in_turn else [None] for tensor in tensors]
-        places = [(i, part, turn) for i, parts in enumerate(cuts) for turn, part in enumerate(parts)]
-        self.sliced = len(places) > len(tensors)
+        cuts = [_cuts(tensor, HUGE) if in_turn else [None] for tensor in tensors]
+        self.sliced = any(len(parts) > 1 for parts in cuts)
         """Whether any tensor is read in slices."""
-        self._numbers = torch.zeros((len(places), 4), dtype=dtype, device=device)
-        self._pieces = [self._piece(row, *place) for row, place in enumerate(places)]
-        self._starts = np.array([row for row, (_, _, turn) in enumerate(places) if turn == 0], np.intp)
-        self._again: list[bool] = [True] * len(places)
+        # On another device a call costs more than what it reads.
+        few = in_turn and device.type == "cpu"
+        finer = [_cuts(tensor, LARGE) if few else [None] for tensor in tensors]
+        self._most = max(map(len, finer), default=1)
+        rows = sum(map(len, cuts))
+        self._numbers = torch.zeros((rows, 2 + 2 * self._most), dtype=dtype, device=device)
+        room = iter(self._numbers)
+        self._pieces: list[_Piece] = []
+        for tensor, parts in enumerate(cuts):
+            for turn, part in enumerate(parts):
+                stretches = finer[tensor] if part is None else [None]
+                self._pieces.append(self._piece(next(room), tensor, part, turn, stretches))
+        self._starts = np.cumsum([0, *map(len, cuts[:-1])])
+        self._again: list[bool] = [True] * rows
         """Pieces that were not read yet, or were not finite."""
         self._looks = 0
 
-    def _piece(self, row: int, tensor: int, part: slice | None, turn: int) -> _Piece:
-        numbers = self._numbers[row]
-        low, high, squares, nonfinite = numbers.unbind()
-        host = numbers.numpy() if self._device.type == "cpu" else None
-        turn_of = None if part is None else turn
-        return _Piece(tensor, part, turn_of, low, high, squares, nonfinite, host)
+    def _piece(
+        self, room: Tensor, tensor: int, part: slice | None, turn: int, stretches: Sequence[slice | None]
+    ) -> _Piece:
+        squares, nonfinite, *bounds = room.unbind()
+        found = [_Stretch(*each) for each in zip(stretches, bounds[::2], bounds[1::2], strict=False)]
+        host = room.numpy() if self._device.type == "cpu" else None
+        return _Piece(tensor, part, None if part is None else turn, squares, nonfinite, found, host)
 
     def look(self, tensors: Sequence[Tensor], *, everything: bool) -> Tensor:
         """Read all elements, or those whose turn it is; return what `found` needs, flat."""
         turn, self._looks = self._looks % SLICES, self._looks + 1
         for piece, again in zip(self._pieces, self._again, strict=True):
-            if everything or again or piece.turn is None or piece.turn == turn:
-                tensor = tensors[piece.tensor]
-                self._read(piece, tensor if piece.part is None else memory_of(tensor)[piece.part])
+            whole = everything or again
+            if whole or piece.turn is None or piece.turn == turn:
+                tensor, one = tensors[piece.tensor], len(piece.stretches) == 1
+                values = tensor if piece.part is None else memory_of(tensor)[piece.part]
+                self._read(
+                    piece, values, piece.stretches if whole or one else piece.stretches[turn : turn + 1]
+                )
         return self._numbers.view(-1)
 
-    def _read(self, piece: _Piece, values: Tensor) -> None:
-        if values.dtype == self._dtype:
-            torch.aminmax(values, out=(piece.low, piece.high))
-        else:
-            for bound, found in zip((piece.low, piece.high), torch.aminmax(values), strict=True):
-                bound.copy_(found)
-        # The second look finds it in the cache.
+    def _read(self, piece: _Piece, values: Tensor, stretches: Sequence[_Stretch]) -> None:
         if values.dtype == self._dtype and values.is_contiguous():
             # Twice as fast as a norm on the CPU.
             torch.dot(values.view(-1), values.view(-1), out=piece.squares)
         else:
             piece.squares.copy_(torch.linalg.vector_norm(values, dtype=self._dtype).square())
-        if piece.host is not None and all(map(math.isfinite, piece.host[:2].tolist())):
-            piece.host[3] = 0
+        if len(stretches) < len(piece.stretches) and not piece.finite():
+            stretches = piece.stretches
+        for part, *bounds in stretches:
+            self._extremes(values if part is None else memory_of(values)[part], bounds)
+        if piece.host is not None and piece.finite():
+            piece.host[1] = 0
         else:
             piece.nonfinite.copy_(values.numel() - values.isfinite().sum())
 
+    def _extremes(self, values: Tensor, bounds: Sequence[Tensor]) -> None:
+        if values.dtype == self._dtype:
+            torch.aminmax(values, out=tuple(bounds))
+        else:
+            for bound, found in zip(bounds, torch.aminmax(values), strict=True):
+                bound.copy_(found)
+
     def found(self, host: NDArray[np.floating]) -> Found:
         """What was found of each tensor, from the host copy of what `look` returned."""
-        numbers = host.astype(np.float64).reshape(-1, 4)
-        low, high, squares, nonfinite = numbers.T
-        finite = np.isfinite(low) & np.isfinite(high)
-        self._again = [not each for each in finite.tolist()]
+        numbers = host.astype(np.float64).reshape(self._numbers.shape)
+        squares, nonfinite = numbers[:, :2].T
+        # Where there is but one stretch, the room of the others holds zeros.
+        absmax = np.abs(numbers[:, 2:]).max(axis=1)
+        self._again = [not each for each in np.isfinite(absmax).tolist()]
         if self.sliced:
-            low, high = np.minimum.reduceat(low, self._starts), np.maximum.reduceat(high, self._starts)
+            absmax = np.maximum.reduceat(absmax, self._starts)
             squares, nonfinite = (np.add.reduceat(x, self._starts) for x in (squares, nonfinite))
-        return Found(squares, np.maximum(np.abs(low), np.abs(high)), nonfinite)
+        return Found(squares, absmax, nonfinite)
 
 
-def _cuts(tensor: Tensor) -> Sequence[slice | None]:
-    """Slices of the memory of a huge tensor without gaps; else None, which stands for all of it."""
+def _cuts(tensor: Tensor, least: int) -> Sequence[slice | None]:
+    """Slices of the memory of a tensor of so many elements without gaps; else None, which stands for all."""
     numel = tensor.numel()
-    if numel < HUGE or extent_of(tensor) != numel:
+    if numel < least or extent_of(tensor) != numel:
         return [None]
     edges = [numel * i // SLICES for i in range(SLICES + 1)]
     return [slice(*edge) for edge in pairwise(edges)]
