@@ -99,11 +99,17 @@ def test_the_pace_above_is_tried_then_the_one_below_and_the_best_stays() -> None
 
 def test_what_does_better_is_the_one_to_beat() -> None:
     race = Race[str](9.0)
-    best = {0.01: 0.9, 0.03: 0.7, 0.09: 1.5}
+    best = {0.01: 0.9, 0.03: 0.7, 0.09: 1.5, 0.009: 1.6}
     made = run(race, Attempt(number=2, pace=0.01), lambda attempt: falling(best[attempt.pace or 0.0]))
-    assert [attempt.pace for attempt in made] == [0.01, 0.03, 0.09]
+    assert [attempt.pace for attempt in made] == [0.01, 0.03, 0.09, 0.009]
     assert race.result == "attempt 3"
     assert made[-1].best is made[1].curve
+
+
+def test_a_faster_one_is_initialised_anew_and_a_slower_one_begins_as_the_best_did() -> None:
+    race = Race[str](9.0)
+    made = run(race, Attempt(number=2, pace=0.01), lambda each: falling(0.5 if each.pace == 0.01 else 1.9))
+    assert [(each.pace, each.init) for each in made] == [(0.01, None), (0.03, "lsuv"), (0.003, None)]
 
 
 def test_the_budget_holds() -> None:
@@ -120,7 +126,7 @@ def test_the_budget_holds() -> None:
     [
         (Attempt(), falling(0.5)),
         (Attempt(number=2, lr_scale=0.5), falling(0.5)),
-        (Attempt(number=2, pace=0.01), falling(0.05)),
+        (Attempt(number=2, pace=0.01), falling(0.01)),
         (Attempt(number=2, pace=0.01), falling(0.5, LEAST - 1)),
         (Attempt(number=2, pace=0.01, handed=True), falling(0.5)),
     ],

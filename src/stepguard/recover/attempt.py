@@ -29,7 +29,7 @@ class Attempt:
     lr_scale: float = 1.0
     """Factor on every learning rate."""
     init: str | None = None
-    """How the model is initialised anew: `kaiming`, `lsuv`, or None for as it comes."""
+    """How the model is initialised anew: `kaiming`, `lsuv`, `standardise`, or None for as it comes."""
     clip: float | None = None
     """Largest Euclidean norm of all gradients together; None for no clipping."""
     pace: float | None = None
