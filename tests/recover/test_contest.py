@@ -29,8 +29,15 @@ def first_behind(challenger: Curve, best: Curve) -> int | None:
     return next((step for step in range(len(challenger)) if behind(challenger, best, step)), None)
 
 
-def test_a_challenger_that_does_much_worse_ends_once_it_can_be_told() -> None:
-    assert first_behind(falling(1.9), falling(0.5)) == TOLD * STEPS
+def test_a_challenger_that_has_gained_nothing_ends_once_it_can_be_told() -> None:
+    assert first_behind(falling(2.0), falling(0.5)) == TOLD * STEPS
+
+
+def test_it_may_have_gained_less_while_there_is_time_to_make_it_up() -> None:
+    found = [first_behind(falling(2.0 - 1.5 * gained), falling(0.5)) for gained in (0.4, 0.7, 0.9)]
+    assert all(TOLD * STEPS <= (end or 0) < STEPS for end in found)
+    assert found == sorted(found, key=lambda end: end or 0)
+    assert len(set(found)) == 3
 
 
 def test_one_that_is_hardly_worse_ends_at_its_last_step() -> None:
@@ -51,7 +58,7 @@ def test_neither_scale_nor_shift_of_the_loss_matters(shift: float, scale: float)
 
     if scale < 1.0 < abs(shift):
         pytest.skip("less than what a float holds beside such a shift")
-    assert first_behind(moved(1.9), moved(0.5)) == TOLD * STEPS
+    assert first_behind(moved(2.0), moved(0.5)) == TOLD * STEPS
     assert first_behind(moved(0.4), moved(0.5)) is None
 
 
@@ -113,7 +120,7 @@ def test_a_faster_one_is_initialised_anew_and_a_slower_one_begins_as_the_best_di
 
 
 def test_the_budget_holds() -> None:
-    for budget, count in ((1.0, 1), (1.9, 1), (2.0, 2), (2.5, 3)):
+    for budget, count in ((1.0, 1), (1.9, 1), (2.0, 2), (2.9, 3)):
         race = Race[str](budget)
         made = run(
             race, Attempt(number=2, pace=0.01), lambda each: falling(0.5 if each.pace == 0.01 else 1.9)

@@ -24,7 +24,7 @@ from stepguard.recover.parts import Parts
 from stepguard.recover.protocols import Scaler, Scheduler
 from stepguard.recover.ranks import Ranks, begin_alike, find_ranks
 from stepguard.recover.remedies import apply_attempt
-from stepguard.recover.trained import comes_trained
+from stepguard.recover.trained import comes_trained, normalises
 from stepguard.report.faults import Faults
 from stepguard.report.session import Reports
 from stepguard.rules.packs import load_rules
@@ -84,6 +84,7 @@ def watch(
         model, optimizer, scheduler, scaler, ruleset, cadence, total_steps, dry_run, faults, ranks
     )
     collector, attempt = shared.collector(layers), shared.attempt
+    attempt.normalised = normalises(model)
     _spare_trained(model, attempt, shared.complain)
     reports = shared.reports(run, console)
 

@@ -2,7 +2,7 @@
 
 Flow: an attempt at a pace that was sought has ended. It may be far from what another pace would give, which
 nothing in its own signals tells. While attempts and budget are left, challengers try the pace above, from
-another initialisation where there was none, and the one below; each ends as soon as it does worse. The best
+another initialisation where that matters, and the one below; each ends as soon as it does worse. The best
 one stays. An attempt that no rule has ended though it did badly is challenged as well; one that needed no
 remedy is not.
 """
@@ -25,7 +25,10 @@ FACTORS = (3.0, 0.3)
 DOUBTED = (1.0, 0.3, 3.0)
 """The same, relative to the pace that would be sought after a best attempt whose pace was not."""
 FASTER = "lsuv"
-"""How a faster challenger is initialised where the best attempt was left as it came: it bears more."""
+"""How a faster challenger is initialised where the best attempt was left as it came: it bears more.
+
+Where normalisations even out the layers, as it came is as good.
+"""
 ROOM = 0.05
 """What is left of a loss, of its first value, below which another attempt is not worth its steps."""
 
@@ -81,7 +84,7 @@ class Race(Generic[Result]):
     def _changes(self, base: Attempt, factors: Sequence[float]) -> Iterator[tuple[str | None, float]]:
         """Initialisation and pace beside those of an attempt which were not tried; none without a pace."""
         for factor in factors if base.pace is not None else ():
-            init = base.init or (FASTER if factor > 1.0 else None)
+            init = base.init or (FASTER if factor > 1.0 and not base.normalised else None)
             pace = float(f"{factor * (base.pace or 0.0):.1g}")
             near = (tried == init and pace / 2 < at < 2 * pace for tried, at in self._tried)
             if pace < 1.0 and not any(near):

@@ -8,10 +8,13 @@ from statistics import median
 
 BEHIND = "behind-another-attempt"
 """What ends an attempt that does worse, in the place of a rule's name."""
-TOLD = 0.4
+TOLD = 0.75
 """The share of the training before which a challenger is not judged: fast ones begin with noise."""
-MARGIN = 0.15
-"""How much less of the best one's gain a challenger may have before its last step."""
+LEEWAY = 2.0
+"""How much less of the best one's gain a challenger may have, for the share of the training that is left.
+
+A pace that is brought down at last brings most of a fast one's gain: half-way it may have gained nothing yet.
+"""
 
 
 class Curve:
@@ -52,13 +55,14 @@ class Curve:
 def behind(curve: Curve, best: Curve, step: int) -> bool:
     """Whether an attempt does worse at this step than the best one did: told twenty times, and at its end.
 
-    Before the end it may be behind by a part of what the best one had gained by then.
+    Before the end it may be behind by a part of what the best one had gained by then, less and less.
     """
     window = max(10, len(best) // 20)
     last = step >= len(best) - 1
+    left = 0.0 if last else 1.0 - step / len(best)
     if step < TOLD * len(best) or (not last and step % window):
         return False
     theirs = best.level(min(step, len(best) - 1), window)
     gained = best.first - theirs
-    margin = MARGIN * gained if 0.0 < gained < math.inf and not last else 0.0
+    margin = LEEWAY * left * gained if 0.0 < gained < math.inf else 0.0
     return not curve.level(step, window) <= theirs + margin
