@@ -119,6 +119,12 @@ def test_a_faster_one_is_initialised_anew_and_a_slower_one_begins_as_the_best_di
     assert [(each.pace, each.init) for each in made] == [(0.01, None), (0.03, "lsuv"), (0.003, None)]
 
 
+def test_behind_normalisations_a_faster_one_begins_as_the_best_did_too() -> None:
+    race, first = Race[str](9.0), Attempt(number=2, pace=0.01, normalised=True)
+    made = run(race, first, lambda each: falling(0.5 if each.pace == 0.01 else 1.9))
+    assert [(each.pace, each.init) for each in made] == [(0.01, None), (0.03, None), (0.003, None)]
+
+
 def test_the_budget_holds() -> None:
     for budget, count in ((1.0, 1), (1.9, 1), (2.0, 2), (2.9, 3)):
         race = Race[str](budget)

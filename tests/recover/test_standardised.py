@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -154,3 +155,64 @@ def test_raw_columns_are_learned_that_no_learning_rate_alone_would_have_learned(
 ) -> None:
     assert accuracy("lsuv", 0.1, make) < 0.85
     assert accuracy("standardise", 0.1, make) > 0.95
+
+
+def guarded_steps(rules: str, steps: int = 3) -> tuple[nn.Module, list[Tensor], Tensor]:
+    """A model under a guard in a standardised attempt, its first weights after each step, and its inputs."""
+    x, y = columns()
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    token = CURRENT.set(Attempt(number=2, init="standardise"))
+    try:
+        guard = stepguard.watch(model, optimizer, rules=rules, run=None, console=None, on_error="raise")
+    finally:
+        CURRENT.reset(token)
+    seen: list[Tensor] = []
+    with guard:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            before = model[0].weight.grad.clone()
+            guard.step(loss)
+            assert torch.equal(model[0].weight.grad, before), "the gradients are the training's own again"
+            seen.append(model[0].weight.detach().clone())
+    return model, seen, x
+
+
+def test_a_step_that_is_skipped_leaves_the_weights_bit_for_bit(tmp_path: Path) -> None:
+    file = tmp_path / "skips.yaml"
+    file.write_text("version: 1\nrules:\n- {name: r, when: step >= 1, action: {skip: {times: 9}}}\n")
+    _, (first, second, third), _ = guarded_steps(str(file))
+    assert torch.equal(first, second)
+    assert torch.equal(second, third)
+
+
+def test_what_the_rules_see_are_the_gradients_on_standardised_inputs() -> None:
+    """As they come the first layer's gradients are thousands of times the last one's, which is an alert."""
+    _, seen, _ = guarded_steps("default", steps=40)
+    assert len(seen) == 40
+
+
+def test_a_step_with_a_closure_is_taken_on_the_inputs_as_they_come() -> None:
+    x, y = columns()
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-12)
+    token = CURRENT.set(Attempt(number=2, init="standardise"))
+    try:
+        guard = stepguard.watch(model, optimizer, rules="quiet", run=None, console=None, on_error="raise")
+    finally:
+        CURRENT.reset(token)
+    losses: list[float] = []
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        losses.append(float(loss.detach()))
+        return loss
+
+    with guard:
+        for _ in range(3):
+            optimizer.step(closure)
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)

@@ -42,7 +42,7 @@ class _Layer:
         A bias that is not trained cannot take the mean up. Scales are powers of two, so that weights which do
         not move come back bit for bit.
         """
-        columns = inputs.flatten(0, -2).to(torch.promote_types(inputs.dtype, torch.float32))
+        columns = inputs.reshape(-1, inputs.shape[-1]).to(torch.promote_types(inputs.dtype, torch.float32))
         std, mean = columns.std(0, correction=0), columns.mean(0)
         typical = std[std > 0].median() if bool((std > 0).any()) else std.new_tensor(torch.nan)
         if not bool((mean.abs() + std).max() > UNEVEN * typical):
@@ -56,7 +56,7 @@ class _Layer:
 
     @property
     def _centres(self) -> bool:
-        bias: Tensor | None = self.module.bias
+        bias = self.module._parameters["bias"]  # pyright: ignore[reportPrivateUsage]
         return bias is not None and bias.requires_grad
 
     @property
@@ -90,7 +90,7 @@ class Standardised:
         self._layers: dict[str, _Layer] = {}
         self._used: Sequence[_Layer] | None = None
         """Those whose inputs differ, found at the first step."""
-        self._own: list[tuple[nn.Parameter, Tensor]] = []
+        self._own: list[tuple[Tensor, Tensor]] = []
         """The weights' own gradients, from when a step is looked at to its end."""
         self._inside: list[_Layer] = []
         """The layers whose weights are on standardised inputs: all within a step, none outside."""
