@@ -98,7 +98,7 @@ def test_the_pace_above_is_tried_then_the_one_below_and_the_best_stays() -> None
     race = Race[str](3.0)
     first = Attempt(number=2, pace=0.01, init="lsuv", lr_scale=0.3, clip=1.0, seed=4)
     made = run(race, first, lambda attempt: falling(0.5 if attempt.pace == 0.01 else 1.9))
-    assert [attempt.pace for attempt in made] == [0.01, 0.03, 0.003]
+    assert [attempt.pace for attempt in made] == [0.01, 0.03, 0.005]
     assert {(each.init, each.lr_scale, each.clip, each.seed) for each in made} == {("lsuv", 0.3, 1.0, 4)}
     assert [attempt.number for attempt in made] == [2, 3, 4]
     assert race.result == "attempt 2"
@@ -106,9 +106,9 @@ def test_the_pace_above_is_tried_then_the_one_below_and_the_best_stays() -> None
 
 def test_what_does_better_is_the_one_to_beat() -> None:
     race = Race[str](9.0)
-    best = {0.01: 0.9, 0.03: 0.7, 0.09: 1.5, 0.009: 1.6}
+    best = {0.01: 0.9, 0.03: 0.7, 0.09: 1.5, 0.015: 1.6}
     made = run(race, Attempt(number=2, pace=0.01), lambda attempt: falling(best[attempt.pace or 0.0]))
-    assert [attempt.pace for attempt in made] == [0.01, 0.03, 0.09, 0.009]
+    assert [attempt.pace for attempt in made] == [0.01, 0.03, 0.09, 0.015]
     assert race.result == "attempt 3"
     assert made[-1].best is made[1].curve
 
@@ -116,13 +116,13 @@ def test_what_does_better_is_the_one_to_beat() -> None:
 def test_a_faster_one_is_initialised_anew_and_a_slower_one_begins_as_the_best_did() -> None:
     race = Race[str](9.0)
     made = run(race, Attempt(number=2, pace=0.01), lambda each: falling(0.5 if each.pace == 0.01 else 1.9))
-    assert [(each.pace, each.init) for each in made] == [(0.01, None), (0.03, "lsuv"), (0.003, None)]
+    assert [(each.pace, each.init) for each in made] == [(0.01, None), (0.03, "lsuv"), (0.005, None)]
 
 
 def test_behind_normalisations_a_faster_one_begins_as_the_best_did_too() -> None:
     race, first = Race[str](9.0), Attempt(number=2, pace=0.01, normalised=True)
     made = run(race, first, lambda each: falling(0.5 if each.pace == 0.01 else 1.9))
-    assert [(each.pace, each.init) for each in made] == [(0.01, None), (0.03, None), (0.003, None)]
+    assert [(each.pace, each.init) for each in made] == [(0.01, None), (0.03, None), (0.005, None)]
 
 
 def test_the_budget_holds() -> None:

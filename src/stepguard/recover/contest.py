@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 LEAST = 50
 """Steps of the shortest training of which a loss curve says anything."""
-FACTORS = (3.0, 0.3)
+FACTORS = (3.0, 0.5)
 """The paces of the challengers, relative to that of the best attempt."""
 DOUBTED = (1.0, 0.3, 3.0)
 """The same, relative to the pace that would be sought after a best attempt whose pace was not."""
@@ -85,7 +85,7 @@ class Race(Generic[Result]):
         """Initialisation and pace beside those of an attempt which were not tried; none without a pace."""
         for factor in factors if base.pace is not None else ():
             init = base.init or (FASTER if factor > 1.0 and not base.normalised else None)
-            pace = float(f"{factor * (base.pace or 0.0):.1g}")
+            pace = float(f"{factor * (base.pace or 0.0):.2g}")
             near = (tried == init and pace / 2 < at < 2 * pace for tried, at in self._tried)
             if pace < 1.0 and not any(near):
                 yield init, pace

@@ -25,8 +25,6 @@ _SCHEDULED = ("base_lrs", "max_lrs")
 """What schedulers keep of it themselves, for each group; ReduceLROnPlateau keeps nothing."""
 _LIMITS, _STEP = "step_sizes", "step_size"
 """What Rprop keeps: the least and largest step of a group, and the steps of each parameter's weights."""
-LEAST_STEP = 0.1
-"""The least step of a weight where Rprop's pace is held, relative to its learning rate."""
 _WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]
 STANDARDISE = "standardise"
 """The initialisation that also has layers take their steps on standardised inputs."""
@@ -119,13 +117,13 @@ def _scale_scheduler(scheduler: Scheduler, factor: float) -> None:
 
 
 def hold_steps(optimizer: Optimizer) -> None:
-    """Have Rprop's steps stay near its learning rate, by which the pace is sought.
+    """Have Rprop's steps stay at its learning rate, by which the pace is sought.
 
     Left to themselves they shrink to nothing on batches that disagree on the sign of a gradient.
     """
     for group in optimizer.param_groups:
         if _LIMITS in group:
-            group[_LIMITS] = (LEAST_STEP * group["lr"], group["lr"])
+            group[_LIMITS] = (group["lr"], group["lr"])
 
 
 def clip_gradients(optimizer: Optimizer, most: float) -> None:
