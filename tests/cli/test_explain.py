@@ -143,7 +143,8 @@ def test_a_restart_is_explained_with_its_settings_source_and_rules(
 ) -> None:
     lines = told(capsys, "explain", "restart")
     assert "lr factor of the learning rate: a number above 0 and at most 10; may be left out" in lines
-    assert "init how the model is initialised: kaiming or lsuv; may be left out" in lines
+    how = "init how the model is initialised; standardise: lsuv, and steps as on standardised inputs"
+    assert f"{how}: kaiming, lsuv or standardise; may be left out" in lines
     assert any(line.startswith("source fast.ai") for line in lines)
     assert any(line.startswith("taken by ") for line in lines)
     assert "by factor of the learning rate: a number above 0 and below 1" in told(

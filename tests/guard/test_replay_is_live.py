@@ -80,13 +80,15 @@ def test_attempts_under_supervision(digits: tuple[Tensor, Tensor], tmp_path: Pat
     rules.write_text(
         "version: 1\nextends: default\nrules: [{name: rising-crash, action: [{restart: {times: 3}}, halt]}]\n"
     )
-    stepguard.supervise(lambda _: train(digits, 0.9, 60, run=tmp_path, rules=rules), attempts=3, seed=1)
+    stepguard.supervise(
+        lambda _: train(digits, 0.9, 60, run=tmp_path, rules=rules), attempts=4, seed=1, budget=9.0
+    )
     (path,) = tmp_path.glob("*.sqlite")
     with RunFile(path) as run:
         attempts = run.attempts()
     outcomes = [attempt.outcome for attempt in attempts]
     assert outcomes[:2] == ["restart: rising-crash", "completed"]
-    assert outcomes[2].startswith("kept: "), "the one before it had done better at its pace"
+    assert outcomes[3].startswith("kept: "), "the one before it had done better at its pace"
     check(path, attempts=len(attempts))
 
 

@@ -121,6 +121,27 @@ def test_a_pace_is_kept_after_a_resume_as_before_it(begin, tmp_path: Path, total
     assert session.seen[0].frame.step > 1, "it was gone on with"
 
 
+def test_steps_on_standardised_inputs_go_on_after_a_resume(begin, tmp_path: Path) -> None:
+    def raw(attempt: Attempt | None = None, **options: Any) -> Any:
+        token = CURRENT.set(attempt)
+        try:
+            guarded, session = begin(**options)
+        finally:
+            CURRENT.reset(token)
+        units = 10.0 ** torch.arange(-3, 5)
+        guarded.batches = [(x * units + units, y) for x, y in guarded.batches]
+        return guarded, session
+
+    guarded, whole = raw(Attempt(init="standardise"), run=tmp_path / "whole")
+    expected = train(guarded, whole.guard).state()
+    guarded, session = raw(Attempt(init="standardise"))
+    with pytest.raises(Broken):
+        train(guarded, session.guard, until=STEPS - 10, pause=True)
+    guarded, session = raw()
+    assert train(guarded, session.guard).state() == expected
+    assert session.seen[0].frame.step > 1, "it was gone on with"
+
+
 def test_without_a_run_to_go_on_with_it_begins_at_0(begin, training, watched, rules) -> None:
     guarded, session = begin()
     assert session.guard.resume() == 0

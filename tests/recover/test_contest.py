@@ -29,8 +29,15 @@ def first_behind(challenger: Curve, best: Curve) -> int | None:
     return next((step for step in range(len(challenger)) if behind(challenger, best, step)), None)
 
 
-def test_a_challenger_that_does_much_worse_ends_once_it_can_be_told() -> None:
-    assert first_behind(falling(1.9), falling(0.5)) == TOLD * STEPS
+def test_a_challenger_that_has_gained_nothing_ends_once_it_can_be_told() -> None:
+    assert first_behind(falling(2.0), falling(0.5)) == TOLD * STEPS
+
+
+def test_it_may_have_gained_less_while_there_is_time_to_make_it_up() -> None:
+    found = [first_behind(falling(2.0 - 1.5 * gained), falling(0.5)) for gained in (0.4, 0.7, 0.9)]
+    assert all(TOLD * STEPS <= (end or 0) < STEPS for end in found)
+    assert found == sorted(found, key=lambda end: end or 0)
+    assert len(set(found)) == 3
 
 
 def test_one_that_is_hardly_worse_ends_at_its_last_step() -> None:
@@ -51,7 +58,7 @@ def test_neither_scale_nor_shift_of_the_loss_matters(shift: float, scale: float)
 
     if scale < 1.0 < abs(shift):
         pytest.skip("less than what a float holds beside such a shift")
-    assert first_behind(moved(1.9), moved(0.5)) == TOLD * STEPS
+    assert first_behind(moved(2.0), moved(0.5)) == TOLD * STEPS
     assert first_behind(moved(0.4), moved(0.5)) is None
 
 
@@ -91,7 +98,7 @@ def test_the_pace_above_is_tried_then_the_one_below_and_the_best_stays() -> None
     race = Race[str](3.0)
     first = Attempt(number=2, pace=0.01, init="lsuv", lr_scale=0.3, clip=1.0, seed=4)
     made = run(race, first, lambda attempt: falling(0.5 if attempt.pace == 0.01 else 1.9))
-    assert [attempt.pace for attempt in made] == [0.01, 0.03, 0.003]
+    assert [attempt.pace for attempt in made] == [0.01, 0.03, 0.005]
     assert {(each.init, each.lr_scale, each.clip, each.seed) for each in made} == {("lsuv", 0.3, 1.0, 4)}
     assert [attempt.number for attempt in made] == [2, 3, 4]
     assert race.result == "attempt 2"
@@ -99,15 +106,27 @@ def test_the_pace_above_is_tried_then_the_one_below_and_the_best_stays() -> None
 
 def test_what_does_better_is_the_one_to_beat() -> None:
     race = Race[str](9.0)
-    best = {0.01: 0.9, 0.03: 0.7, 0.09: 1.5}
+    best = {0.01: 0.9, 0.03: 0.7, 0.09: 1.5, 0.015: 1.6}
     made = run(race, Attempt(number=2, pace=0.01), lambda attempt: falling(best[attempt.pace or 0.0]))
-    assert [attempt.pace for attempt in made] == [0.01, 0.03, 0.09]
+    assert [attempt.pace for attempt in made] == [0.01, 0.03, 0.09, 0.015]
     assert race.result == "attempt 3"
     assert made[-1].best is made[1].curve
 
 
+def test_a_faster_one_is_initialised_anew_and_a_slower_one_begins_as_the_best_did() -> None:
+    race = Race[str](9.0)
+    made = run(race, Attempt(number=2, pace=0.01), lambda each: falling(0.5 if each.pace == 0.01 else 1.9))
+    assert [(each.pace, each.init) for each in made] == [(0.01, None), (0.03, "lsuv"), (0.005, None)]
+
+
+def test_behind_normalisations_a_faster_one_begins_as_the_best_did_too() -> None:
+    race, first = Race[str](9.0), Attempt(number=2, pace=0.01, normalised=True)
+    made = run(race, first, lambda each: falling(0.5 if each.pace == 0.01 else 1.9))
+    assert [(each.pace, each.init) for each in made] == [(0.01, None), (0.03, None), (0.005, None)]
+
+
 def test_the_budget_holds() -> None:
-    for budget, count in ((1.0, 1), (1.9, 1), (2.0, 2), (2.5, 3)):
+    for budget, count in ((1.0, 1), (1.9, 1), (2.0, 2), (2.9, 3)):
         race = Race[str](budget)
         made = run(
             race, Attempt(number=2, pace=0.01), lambda each: falling(0.5 if each.pace == 0.01 else 1.9)
@@ -120,7 +139,7 @@ def test_the_budget_holds() -> None:
     [
         (Attempt(), falling(0.5)),
         (Attempt(number=2, lr_scale=0.5), falling(0.5)),
-        (Attempt(number=2, pace=0.01), falling(0.05)),
+        (Attempt(number=2, pace=0.01), falling(0.01)),
         (Attempt(number=2, pace=0.01), falling(0.5, LEAST - 1)),
         (Attempt(number=2, pace=0.01, handed=True), falling(0.5)),
     ],

@@ -69,6 +69,28 @@ def test_what_could_not_learn_as_it_was_initialised_is_initialised_anew_at_its_o
     assert remedy["lr"] == 1.0, "the updates tell of the initialisation, not of the rate"
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "init"),
+    [
+        (0.0, 1.0, "lsuv"),
+        (4.9, 6.0, "lsuv"),
+        (0.13, 0.3, "lsuv"),
+        (70.0, 215.0, "standardise"),
+        (30.0, 1.0, "standardise"),
+        (0.0, 1e-3, "standardise"),
+    ],
+)
+def test_what_is_initialised_anew_also_takes_its_steps_on_standardised_inputs_where_they_are_raw(
+    mean: float, std: float, init: str
+) -> None:
+    findings = found(0.9, act_dead=[0.1, 1.0, 0.0])
+    assert findings.first is not None
+    findings.first.scalars.update({"input.mean": mean, "input.std": std})
+    loaded = Findings()
+    loaded.load_state_dict(findings.state_dict())
+    assert prescribe(findings, Attempt())["init"] == prescribe(loaded, Attempt())["init"] == init
+
+
 def test_a_model_that_nothing_moves_is_initialised_anew() -> None:
     assert prescribe(found(0.0, 0.0), Attempt())["init"] == "lsuv"
 

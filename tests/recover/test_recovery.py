@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -160,3 +161,25 @@ def test_restart_auto_has_its_remedy_in_the_decision() -> None:
 def test_a_remedy_that_the_rule_names_is_taken_as_it_is() -> None:
     (decision,) = decisions(a_recovery([rule("hot", "loss > 2", Action("restart", {"lr": 0.7}))]), [3.0])
     assert decision.settings == {"lr": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("step", "loss", "attempt", "kind"),
+    [
+        (89, 3.0, Attempt(number=2, pace=0.01), "restart"),
+        (90, 3.0, Attempt(number=2, pace=0.01), "warn"),
+        (90, math.nan, Attempt(number=2, pace=0.01), "restart"),
+        (90, 3.0, Attempt(), "restart"),
+    ],
+    ids=["before its last tenth", "in its last tenth", "what is not finite", "at a rate that is not sought"],
+)
+def test_what_comes_to_an_end_by_itself_is_not_restarted(
+    step: int, loss: float, attempt: Attempt, kind: str
+) -> None:
+    """Of a length of 100 steps."""
+    rules = [rule("blown", "loss > 2", Action("restart"), settle=9)]
+    rules += [rule("nan", "nonfinite(loss)", Action("restart"), settle=9)]
+    decision = a_recovery(rules, attempt).observe(frame(step, loss)).decision
+    assert decision is not None
+    assert decision.kind == kind
+    assert bool(decision.settings) == (kind == "restart")

@@ -99,6 +99,35 @@ def test_twice_a_half_is_a_quarter() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.025, 0.05]
 
 
+def rprop_steps(held: bool, scaled: float = 1.0) -> list[float]:
+    """How far Rprop moves a weight whose gradient changes its sign at every step."""
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.Rprop([weight], lr=0.1)
+    attempt = Attempt(pace=0.01) if held else Attempt()
+    apply_attempt(nn.Identity(), optimizer, None, attempt, never)
+    moved: list[float] = []
+    for step in range(60):
+        if step == 30:
+            scale_lr(optimizer, None, scaled)
+        before = weight.detach().clone()
+        weight.grad = torch.full_like(weight, (-1.0) ** (step // 2))  # after a change of sign it pauses
+        optimizer.step()
+        moved.append(float((weight.detach() - before).abs()))
+    return [distance for distance in moved if distance > 0.0]
+
+
+def test_rprop_whose_pace_is_held_keeps_its_steps_at_the_learning_rate() -> None:
+    alone, held = rprop_steps(held=False), rprop_steps(held=True)
+    assert alone[-1] < 1e-5, "on gradients that disagree its steps shrink to nothing"
+    assert held == pytest.approx([0.1] * len(held), rel=1e-4)
+
+
+def test_the_steps_of_rprop_are_scaled_with_its_learning_rate() -> None:
+    plain, scaled = (rprop_steps(held=True, scaled=factor) for factor in (1.0, 0.5))
+    assert scaled[-1] == pytest.approx(0.5 * plain[-1], rel=1e-4)
+    assert scaled[:5] == plain[:5]
+
+
 def test_a_tensor_learning_rate_stays_a_tensor_of_its_own() -> None:
     optimizer = an_optimizer(tensor=True)
     scale_lr(optimizer, None, 0.5)

@@ -7,7 +7,7 @@ from torch import nn
 import stepguard
 from stepguard.errors import RestartRequested, StepguardWarning
 from stepguard.recover.attempt import Attempt
-from stepguard.recover.trained import comes_trained
+from stepguard.recover.trained import comes_trained, normalises
 
 
 def net(norm: type[nn.Module] = nn.LayerNorm) -> nn.Sequential:
@@ -27,6 +27,12 @@ def trained(model: nn.Module, steps: int = 3) -> nn.Module:
 def test_what_was_trained_is_told_from_what_is_new(norm: type[nn.Module]) -> None:
     assert comes_trained(net(norm)) is None
     assert "1." in (comes_trained(trained(net(norm))) or "")
+
+
+def test_a_model_with_a_norm_is_told_from_one_without() -> None:
+    assert normalises(net())
+    assert normalises(nn.Sequential(net(nn.BatchNorm1d)))
+    assert not normalises(nn.Sequential(nn.Linear(4, 8), nn.ReLU()))
 
 
 def test_batches_that_were_seen_tell_where_the_weights_do_not() -> None:

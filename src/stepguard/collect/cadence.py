@@ -25,6 +25,11 @@ class Cadence:
                 raise StepguardError(f'every: expected "auto" or a whole number from 1, got {every!r}')
             self._every = every
 
+    @property
+    def closest(self) -> int:
+        """Steps from one measurement to the next where something is amiss."""
+        return 1 if self._auto else self._every
+
     def measures(self, step: int, *, quiet: bool) -> bool:
         """Whether that step is measured; `quiet` tells that no alert is pending or firing."""
         closely = self._auto and (step < YOUNG or not quiet)

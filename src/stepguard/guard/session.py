@@ -175,6 +175,7 @@ class Guard:
         if self._closed:
             return
         self._closed = True
+        self._snapshots.standardised.leave()
         self._observer.end()
         self._attempt.link.close()
         self._ranks.leave()
@@ -198,7 +199,13 @@ class Guard:
         """Observe the step at hand and do what was decided; tell whether the step must not happen."""
         if loss is not None:
             self.loss(loss)
-        return self._pass(self._observer.observe)
+        inputs, within = self._snapshots.standardised, self._gate.within
+        if not within:  # the optimizer will not run the model
+            inputs.look()
+        skipped = self._pass(self._observer.observe)
+        if not (skipped or within):
+            inputs.enter()
+        return skipped
 
     def _pass(self, observe: Callable[[Tensor | None, Mapping[str, float]], Observation]) -> bool:
         step = self._observer.step
@@ -222,6 +229,7 @@ class Guard:
 
     def _passed(self) -> None:
         """A step is over, taken by the guard or by the loop itself."""
+        self._snapshots.standardised.leave()
         if not (self._stepping or self._closed):
             self._snapshots.after()
 

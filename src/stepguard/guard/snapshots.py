@@ -23,6 +23,7 @@ from stepguard.recover.remedies import scale_lr
 from stepguard.recover.resuming import broken_off, reached, take_over, unfinished
 from stepguard.recover.shelf import Grade, resumable
 from stepguard.recover.snapshot import Snapshot
+from stepguard.recover.standardised import Standardised
 from stepguard.report.faults import Faults
 from stepguard.report.session import Reports
 from stepguard.series.runfile import AttemptRecord
@@ -49,6 +50,7 @@ class Snapshots:
         self._order = len(attempt.guards)
         self.buffers = Buffers(keeper.parts.model)
         """As they were before a step that may have to be skipped."""
+        self.standardised = Standardised()
         self.going_back: Decision | None = None
         """A rollback that was decided, and waits for the end of the step that it skips."""
         self._resumed: Snapshot | None = None
@@ -214,6 +216,7 @@ class Snapshots:
         self.keeper.go_on(snapshot)
         assert snapshot.guard is not None
         self._observer.load_state_dict(snapshot.guard)
+        self.standardised.go_on(self.keeper.parts.model, snapshot.guard.get("inputs", {}))
         self._record_resumed(snapshot, {"ended": record.outcome, "reached": step})
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,22 +13,22 @@ from torch.optim import Optimizer
 
 from stepguard.collect.cadence import Cadence
 from stepguard.collect.collector import Collector
+from stepguard.guard.pace import Pace
 from stepguard.guard.session import Guard
 from stepguard.guard.snapshots import Snapshots
 from stepguard.guard.telling import Subscriber
 from stepguard.recover.attempt import Attempt, current_attempt
 from stepguard.recover.keeper import Keeper
 from stepguard.recover.observer import Observer
-from stepguard.recover.pacing import Pacer
 from stepguard.recover.parts import Parts
 from stepguard.recover.protocols import Scaler, Scheduler
 from stepguard.recover.ranks import Ranks, begin_alike, find_ranks
-from stepguard.recover.recovery import Observation
-from stepguard.recover.remedies import apply_attempt, lr_of, share_of_lr
-from stepguard.recover.trained import comes_trained
+from stepguard.recover.remedies import apply_attempt
+from stepguard.recover.trained import comes_trained, normalises
 from stepguard.report.faults import Faults
 from stepguard.report.session import Reports
 from stepguard.rules.packs import load_rules
+from stepguard.rules.rule import Ruleset
 
 
 def watch(
@@ -79,61 +80,27 @@ def watch(
     cadence, ruleset = Cadence(every), load_rules(rules)
     faults = Faults(strict=on_error == "raise")
     ranks = find_ranks(faults.say)
-    if not ranks.main:
-        faults.whose = f"rank {ranks.rank}: "
-    collector = Collector(model, optimizer, layers, faults)
-    complain: Callable[[str], None] = faults.say if ranks.main else _leave_to_main
-    for complaint in collector.complaints():
-        complain(complaint)
-    attempt = current_attempt() or Attempt()
-    _spare_trained(model, attempt, complain)
-    reports = Reports(
-        ruleset,
-        attempt,
-        run=run if ranks.main else None,
-        console=console if ranks.main else None,
-        faults=faults,
-        total_steps=total_steps,
-        dry_run=dry_run,
+    shared = _Shared(
+        model, optimizer, scheduler, scaler, ruleset, cadence, total_steps, dry_run, faults, ranks
     )
-    keeper = Keeper(
-        Parts(model, optimizer, scheduler, scaler),
-        ruleset,
-        every=1 if every == "auto" else every,
-        total_steps=total_steps,
-        attempt=attempt.number,
-        run_path=_beside(ranks, reports),
-        state=lambda: {**observer.state_dict(), "pace": pace.state_dict()},  # both are made below
-        ranks=ranks,
-        record=reports.event,
-        complain=faults.say,
-    )
-    observer = Observer(
-        collector,
-        ruleset,
-        cadence=cadence,
-        attempt=attempt,
-        total_steps=total_steps,
-        dry_run=dry_run,
-        ranks=ranks,
-        complain=complain,
-        back=keeper.newest,
-    )
-    snapshots = Snapshots(
-        keeper,
-        optimizer,
-        scheduler,
-        observer=observer,
-        reports=reports,
-        ranks=ranks,
-        faults=faults,
-        attempt=attempt,
-    )
-    pace = _Pace(attempt, optimizer, snapshots, total_steps)
-    if attempt.resume is None or not snapshots.resume():
-        apply_attempt(model, optimizer, scheduler, attempt, faults)
-        if attempt.init is not None:
-            begin_alike(model, ranks)
+    collector, attempt = shared.collector(layers), shared.attempt
+    attempt.normalised = normalises(model)
+    _spare_trained(model, attempt, shared.complain)
+    reports = shared.reports(run, console)
+
+    def state() -> dict[str, Any]:
+        """What a snapshot holds of the guard; its parts are made below."""
+        return {
+            **observer.state_dict(),
+            "pace": pace.state_dict(),
+            "inputs": snapshots.standardised.state_dict(),
+        }
+
+    keeper = shared.keeper(reports, state)
+    observer = shared.observer(collector, keeper)
+    snapshots = shared.snapshots(keeper, observer, reports)
+    pace = Pace(attempt, optimizer, snapshots, total_steps)
+    shared.begin(snapshots)
     guard = Guard(
         optimizer,
         scaler=scaler,
@@ -145,47 +112,104 @@ def watch(
         faults=faults,
         attempt=attempt,
     )
-    guard.subscribe(pace)
-    for subscriber in subscribers:
+    for subscriber in (pace, *subscribers):
         guard.subscribe(subscriber)
     attempt.link.begin(attempt.run_path, model.register_forward_pre_hook)
     return guard
 
 
-class _Pace:
-    """Keeps the pace of an attempt whose learning rate is sought, after a resume as before it."""
+@dataclass
+class _Shared:
+    """The training, and what every part of its guard is made with; makes the parts one by one."""
 
-    def __init__(
-        self, attempt: Attempt, optimizer: Optimizer, snapshots: Snapshots, total_steps: int | None
-    ) -> None:
-        self._attempt, self._optimizer = attempt, optimizer
-        self._snapshots, self._total_steps = snapshots, total_steps
-        self._pacer: Pacer | None = None
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: Scheduler | None
+    scaler: Scaler | None
+    rules: Ruleset
+    cadence: Cadence
+    total_steps: int | None
+    dry_run: bool
+    faults: Faults
+    ranks: Ranks
+    attempt: Attempt = field(default_factory=lambda: current_attempt() or Attempt())
 
-    def __call__(self, seen: Observation) -> None:
-        """Correct the learning rate of the step to come."""
-        if self._attempt.pace is not None:
-            self._pacer = self._pacer or self._begin(self._attempt.pace)
-            self._pacer(seen.frame)
+    def __post_init__(self) -> None:
+        if not self.ranks.main:
+            self.faults.whose = f"rank {self.ranks.rank}: "
 
-    def _begin(self, aim: float) -> Pacer:
-        """Make the pacer at the first step: by then it is known what is gone on with."""
-        optimizer = self._optimizer
-        pacer = Pacer(
-            aim,
-            lambda: lr_of(optimizer),
-            self._snapshots.scale_lr,
-            lambda: share_of_lr(optimizer),
-            self._total_steps,
+    def complain(self, text: str) -> None:
+        """Say what every rank would say in the same words: rank 0 does."""
+        if self.ranks.main:
+            self.faults.say(text)
+
+    def collector(self, layers: str | Sequence[str] | None) -> Collector:
+        collector = Collector(self.model, self.optimizer, layers, self.faults)
+        for complaint in collector.complaints():
+            self.complain(complaint)
+        return collector
+
+    def reports(self, run: str | Path | None, console: Console | Literal["auto"] | None) -> Reports:
+        main = self.ranks.main
+        return Reports(
+            self.rules,
+            self.attempt,
+            run=run if main else None,
+            console=console if main else None,
+            faults=self.faults,
+            total_steps=self.total_steps,
+            dry_run=self.dry_run,
         )
-        state = self._snapshots.resumed.get("pace")
-        if state:
-            pacer.load_state_dict(state)
-        return pacer
 
-    def state_dict(self) -> dict[str, Any]:
-        """How far the search has come; empty where there is none."""
-        return {} if self._pacer is None else self._pacer.state_dict()
+    def keeper(self, reports: Reports, state: Callable[[], dict[str, Any]]) -> Keeper:
+        """`state` gives what a snapshot holds of the guard."""
+        return Keeper(
+            Parts(self.model, self.optimizer, self.scheduler, self.scaler),
+            self.rules,
+            every=self.cadence.closest,
+            total_steps=self.total_steps,
+            attempt=self.attempt.number,
+            run_path=_beside(self.ranks, reports),
+            state=state,
+            ranks=self.ranks,
+            record=reports.event,
+            complain=self.faults.say,
+        )
+
+    def observer(self, collector: Collector, keeper: Keeper) -> Observer:
+        return Observer(
+            collector,
+            self.rules,
+            cadence=self.cadence,
+            attempt=self.attempt,
+            total_steps=self.total_steps,
+            dry_run=self.dry_run,
+            ranks=self.ranks,
+            complain=self.complain,
+            back=keeper.newest,
+        )
+
+    def snapshots(self, keeper: Keeper, observer: Observer, reports: Reports) -> Snapshots:
+        return Snapshots(
+            keeper,
+            self.optimizer,
+            self.scheduler,
+            observer=observer,
+            reports=reports,
+            ranks=self.ranks,
+            faults=self.faults,
+            attempt=self.attempt,
+        )
+
+    def begin(self, snapshots: Snapshots) -> None:
+        """Make the training what the attempt asks for: gone on with, or with its remedy."""
+        attempt, inputs = self.attempt, snapshots.standardised
+        if attempt.resume is None or not snapshots.resume():
+            apply_attempt(
+                self.model, self.optimizer, self.scheduler, attempt, self.faults, standardised=inputs
+            )
+            if attempt.init is not None:
+                begin_alike(self.model, inputs.tensors, self.ranks)
 
 
 def _spare_trained(model: nn.Module, attempt: Attempt, complain: Callable[[str], None]) -> None:
@@ -194,10 +218,6 @@ def _spare_trained(model: nn.Module, attempt: Attempt, complain: Callable[[str],
     if why is not None:
         complain(f"the model comes trained ({why}): init: {attempt.init} is left out, the rest is changed")
         attempt.init = None
-
-
-def _leave_to_main(_text: str) -> None:
-    """What every rank would say in the same words rank 0 says."""
 
 
 def _beside(ranks: Ranks, reports: Reports) -> Path | None:

@@ -29,7 +29,7 @@ class Attempt:
     lr_scale: float = 1.0
     """Factor on every learning rate."""
     init: str | None = None
-    """How the model is initialised anew: `kaiming`, `lsuv`, or None for as it comes."""
+    """How the model is initialised anew: `kaiming`, `lsuv`, `standardise`, or None for as it comes."""
     clip: float | None = None
     """Largest Euclidean norm of all gradients together; None for no clipping."""
     pace: float | None = None
@@ -49,6 +49,8 @@ class Attempt:
     """Its own losses."""
     doubt: Mapping[str, float | str] = field(default_factory=dict[str, "float | str"], compare=False)
     """What the next attempt should change, where this one did badly though no rule has ended it."""
+    normalised: bool = field(default=False, compare=False)
+    """Whether its model has normalisations, which even out how it was initialised."""
     past: tuple[Any, ...] = ()
     """What the attempts before left for the closing summary."""
     guards: list[_Closable] = field(default_factory=list["_Closable"], repr=False)
@@ -80,6 +82,7 @@ class Attempt:
             pace=None if pace is None else float(pace),
             standings={name: standing.next_attempt() for name, standing in self.standings.items()},
             run_path=self.run_path,
+            normalised=self.normalised,
             past=self.past,
         )
 

@@ -1,9 +1,10 @@
 """Attempts that have to do better than the best one before them. Without torch.
 
 Flow: an attempt at a pace that was sought has ended. It may be far from what another pace would give, which
-nothing in its own signals tells. While attempts and budget are left, challengers try the pace above and the
-one below; each ends as soon as it does worse. The best one stays. An attempt that no rule has ended though it
-did badly is challenged as well; one that needed no remedy is not.
+nothing in its own signals tells. While attempts and budget are left, challengers try the pace above, from
+another initialisation where that matters, and the one below; each ends as soon as it does worse. The best
+one stays. An attempt that no rule has ended though it did badly is challenged as well; one that needed no
+remedy is not.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ Result = TypeVar("Result")
 
 LEAST = 50
 """Steps of the shortest training of which a loss curve says anything."""
-FACTORS = (3.0, 0.3)
+FACTORS = (3.0, 0.5)
 """The paces of the challengers, relative to that of the best attempt."""
 DOUBTED = (1.0, 0.3, 3.0)
 """The same, relative to the pace that would be sought after a best attempt whose pace was not."""
-ROOM = 0.2
+FASTER = "lsuv"
+"""How a faster challenger is initialised where the best attempt was left as it came: it bears more.
+
+Where normalisations even out the layers, as it came is as good.
+"""
+ROOM = 0.05
 """What is left of a loss, of its first value, below which another attempt is not worth its steps."""
 
 
@@ -68,16 +74,18 @@ class Race(Generic[Result]):
         if steps < LEAST or self._steps + steps > self._budget * steps or best.curve.fell_to(ROOM):
             return None
         base, factors = (best, FACTORS) if best.pace is not None else (best.next(best.doubt), DOUBTED)
-        pace = next(self._paces(base, factors), None)
-        if pace is None:
+        changed = next(self._changes(base, factors), None)
+        if changed is None:
             return None
-        same = {name: getattr(base, name) for name in ("seed", "lr_scale", "init", "clip")}
-        return replace(attempt.next({}), best=best.curve, pace=pace, **same)
+        init, pace = changed
+        same = {name: getattr(base, name) for name in ("seed", "lr_scale", "clip")}
+        return replace(attempt.next({}), best=best.curve, init=init, pace=pace, **same)
 
-    def _paces(self, base: Attempt, factors: Sequence[float]) -> Iterator[float]:
-        """The paces beside that of an attempt which were not tried; none where none was sought."""
-        found = (float(f"{factor * base.pace:.1g}") for factor in factors if base.pace is not None)
-        for pace in found:
-            near = (init == base.init and pace / 2 < tried < 2 * pace for init, tried in self._tried)
+    def _changes(self, base: Attempt, factors: Sequence[float]) -> Iterator[tuple[str | None, float]]:
+        """Initialisation and pace beside those of an attempt which were not tried; none without a pace."""
+        for factor in factors if base.pace is not None else ():
+            init = base.init or (FASTER if factor > 1.0 and not base.normalised else None)
+            pace = float(f"{factor * (base.pace or 0.0):.2g}")
+            near = (tried == init and pace / 2 < at < 2 * pace for tried, at in self._tried)
             if pace < 1.0 and not any(near):
-                yield pace
+                yield init, pace

@@ -8,10 +8,18 @@ from statistics import median
 
 BEHIND = "behind-another-attempt"
 """What ends an attempt that does worse, in the place of a rule's name."""
-TOLD = 0.4
+TOLD = 0.75
 """The share of the training before which a challenger is not judged: fast ones begin with noise."""
-MARGIN = 0.15
-"""How much less of the best one's gain a challenger may have before its last step."""
+LEEWAY = 2.0
+"""How much less of the best one's gain a challenger may have, for the share of the training that is left.
+
+A pace that is brought down at last brings most of a fast one's gain: half-way it may have gained nothing yet.
+"""
+
+SURE = 2.0
+"""Standard errors of both levels that noise alone may do."""
+_OF_MEDIAN = 1.4826 * 1.2533
+"""From the median deviation to the standard one, and from there to the error of a median, of normal noise."""
 
 
 class Curve:
@@ -34,6 +42,14 @@ class Curve:
         found = self._losses[max(0, step + 1 - window) : step + 1]
         return median(math.inf if math.isnan(loss) else loss for loss in found) if found else math.inf
 
+    def doubt(self, step: int, window: int) -> float:
+        """The standard error of `level`, from the spread of the losses about it; 0 without any."""
+        found = [loss for loss in self._losses[max(0, step + 1 - window) : step + 1] if math.isfinite(loss)]
+        if not found:
+            return 0.0
+        middle = median(found)
+        return _OF_MEDIAN * median(abs(loss - middle) for loss in found) / math.sqrt(len(found))
+
     @property
     def first(self) -> float:
         """What it began with: the first loss, or the median of the first ten where that is less."""
@@ -45,20 +61,27 @@ class Curve:
         return self.level(len(self) - 1, max(10, len(self) // 20))
 
     def fell_to(self, share: float) -> bool:
-        """Whether at its end no more than a share of the first losses was left; never of one below zero."""
-        return 0.0 <= self.last < share * self.first < math.inf
+        """Whether at its end no more than a share of the first losses was left, as of one below zero.
+
+        What is left of a loss without a floor is not known: rewards and likelihoods are none to go by.
+        """
+        return self.last < max(share * self.first, 0.0) < math.inf
 
 
 def behind(curve: Curve, best: Curve, step: int) -> bool:
     """Whether an attempt does worse at this step than the best one did: told twenty times, and at its end.
 
-    Before the end it may be behind by a part of what the best one had gained by then.
+    Before the end it may be behind by a part of what the best one had gained by then, less and less, and by
+    what noise alone may do.
     """
     window = max(10, len(best) // 20)
     last = step >= len(best) - 1
+    left = 0.0 if last else 1.0 - step / len(best)
     if step < TOLD * len(best) or (not last and step % window):
         return False
     theirs = best.level(min(step, len(best) - 1), window)
     gained = best.first - theirs
-    margin = MARGIN * gained if 0.0 < gained < math.inf and not last else 0.0
+    margin = LEEWAY * left * gained if 0.0 < gained < math.inf else 0.0
+    if not last:
+        margin += SURE * (curve.doubt(step, window) + best.doubt(step, window))
     return not curve.level(step, window) <= theirs + margin

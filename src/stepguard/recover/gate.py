@@ -44,6 +44,11 @@ class Gate:
             optimizer.register_step_post_hook(self._after),
         ]
 
+    @property
+    def within(self) -> bool:
+        """Whether the question comes from within a step: the optimizer has the model run by a closure."""
+        return self._kept is not None
+
     def close(self) -> None:
         """Take the hooks off."""
         for handle in self._handles:

@@ -29,8 +29,12 @@ MUCH, LITTLE = 0.75, 0.1
 """Shares of its first value by which a loss came down: much, whatever else is to be said; and hardly."""
 AIM = 0.01
 """The update for which the next attempt seeks its learning rate."""
-READS = frozenset({"act.std", "act.dead", "act.variation", "grad.rms", "update.ratio"})
-"""The signals per layer from which a remedy is made."""
+RAW = 10.0
+"""So many times 1 is the spread of inputs that were not normalised; or a mean so many times the spread."""
+READS = frozenset(
+    {"act.std", "act.dead", "act.variation", "grad.rms", "update.ratio", "input.mean", "input.std"}
+)
+"""The signals from which a remedy is made, beside the loss."""
 _RECENT = 50
 
 
@@ -104,6 +108,15 @@ class Findings:
         return self.first is not None and (still or _unfit(self.first))
 
     @property
+    def raw(self) -> bool:
+        """Whether the inputs were given as they are, far from mean 0 and std 1."""
+        mean, std = (self._first_scalar(name) for name in ("input.mean", "input.std"))
+        return std > 0.0 and (not 1 / RAW < std < RAW or abs(mean) > RAW * std)
+
+    def _first_scalar(self, name: str) -> float:
+        return 0.0 if self.first is None else self.first.scalars.get(name, 0.0)
+
+    @property
     def spoiled(self) -> bool:
         """Whether it could learn as it began, and at its end no more: its steps have done that."""
         return not self.badly_begun and bool(self.recent) and _unfit(self.recent[-1])
@@ -144,7 +157,7 @@ def _unfit(frame: Frame) -> bool:
 
 def _packed(frame: Frame) -> dict[str, Any]:
     vectors = {name: tuple(frame.vectors[name]) for name in sorted(READS & frame.vectors.keys())}
-    scalars = {name: value for name, value in frame.scalars.items() if name == "loss"}
+    scalars = {name: value for name, value in frame.scalars.items() if name == "loss" or name in READS}
     return {"step": frame.step, "scalars": scalars, "vectors": vectors}
 
 
@@ -168,7 +181,7 @@ def prescribe(findings: Findings, attempt: Attempt) -> Mapping[str, float | str]
     if attempt.clip is None:
         remedy["clip"] = 1.0
     if attempt.init is None and (findings.badly_begun or attempt.number > 1):
-        remedy["init"] = "lsuv"
+        remedy["init"] = "standardise" if findings.raw else "lsuv"
     elif attempt.number > 2:
         remedy["init"], remedy["seed"] = "kaiming", 1
     return remedy

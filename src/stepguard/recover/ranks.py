@@ -223,11 +223,11 @@ def find_ranks(complain: Callable[[str], None]) -> Ranks:
     return Ranks()
 
 
-def begin_alike(model: nn.Module, ranks: Ranks) -> None:
+def begin_alike(model: nn.Module, beside: Sequence[Tensor], ranks: Ranks) -> None:
     """Have all ranks begin with the weights of rank 0, at the first forward pass in training mode.
 
     By then a model that was initialised anew is what it will be. Weights that are cut between the ranks are
-    left as they are.
+    left as they are. Tensors `beside` the model are spread as well.
     """
     if ranks.count == 1 or any(type(parameter) is not nn.Parameter for parameter in model.parameters()):
         return
@@ -236,6 +236,6 @@ def begin_alike(model: nn.Module, ranks: Ranks) -> None:
         if module.training:
             handle.remove()
             with torch.no_grad():
-                ranks.spread([*module.parameters(), *module.buffers()])
+                ranks.spread([*module.parameters(), *module.buffers(), *beside])
 
     handle = model.register_forward_pre_hook(before)

@@ -14,6 +14,9 @@ from stepguard.recover.prescription import READS, Findings, prescribe
 from stepguard.rules.alert import Change
 from stepguard.signals import Frame, Layer
 
+LATE = 0.9
+"""The progress from which an attempt whose pace is sought is no longer ended for another one."""
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -106,6 +109,8 @@ class Recovery:
         outcome = self._decide(frame.step, alarms)
         self.standings = outcome.standings
         decision = outcome.decision
+        if decision is not None and decision.kind == "restart" and self._goes_to_its_end(frame):
+            decision = replace(decision, kind="warn", settings={})
         if decision is not None and decision.to is not None and not decision.dry_run:
             changes += self.engine.rewind(decision.to, frame.step)
         if decision is not None and decision.kind == "restart" and not decision.settings:
@@ -120,6 +125,16 @@ class Recovery:
             outcome.failed,
             outcome.lacking,
         )
+
+    def _goes_to_its_end(self, frame: Frame) -> bool:
+        """Whether a restart would cost more than it can save, while all is finite.
+
+        The pace has come down to a fifth by then and goes on to nothing; what the attempt is worth is told by
+        its loss, and others may challenge it.
+        """
+        total = self.engine.total_steps
+        late = self._attempt.pace is not None and total is not None and frame.step >= LATE * total
+        return late and all(math.isfinite(frame.scalars.get(name, 0.0)) for name in ("loss", "grad_norm"))
 
     def _decide(self, step: int, alarms: Sequence[Alarm]) -> Outcome:
         climbs = any(action.kind == "rollback" for alarm in alarms for action in alarm.rule.ladder)

@@ -17,12 +17,17 @@ from stepguard.collect.activations import is_activation
 from stepguard.collect.taps import first_floating
 from stepguard.recover.attempt import CURRENT, Attempt
 from stepguard.recover.protocols import Scheduler
+from stepguard.recover.standardised import Standardised
 
 _LR_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")
 """What an optimizer and its scheduler keep of the learning rate in a parameter group."""
 _SCHEDULED = ("base_lrs", "max_lrs")
 """What schedulers keep of it themselves, for each group; ReduceLROnPlateau keeps nothing."""
+_LIMITS, _STEP = "step_sizes", "step_size"
+"""What Rprop keeps: the least and largest step of a group, and the steps of each parameter's weights."""
 _WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]
+STANDARDISE = "standardise"
+"""The initialisation that also has layers take their steps on standardised inputs."""
 COMMON = 0.25
 """Below this share of the spread that is from sample to sample, LSUV goes by units."""
 _FLAT = 1e-3
@@ -39,20 +44,27 @@ def apply_attempt(
     scheduler: Scheduler | None,
     attempt: Attempt,
     on_fault: OnFault,
+    *,
+    standardised: Standardised | None = None,
 ) -> None:
-    """Make model and optimizer what the attempt asks for; clipping is left to the step.
+    """Make model and optimizer what the attempt asks for; clipping and standardising are left to the step.
 
     `on_fault` is told what goes wrong later, in the forward pass that LSUV adds. Outside of
     `supervise`, which has done so, the generators are seeded from here on, if the attempt has a seed.
     """
     if attempt.seed and CURRENT.get() is None:
         seed_generators(attempt.seed)
+    if attempt.pace is not None:
+        hold_steps(optimizer)
     if attempt.lr_scale != 1.0:
         scale_lr(optimizer, scheduler, attempt.lr_scale)
     if attempt.init == "kaiming":
         kaiming(model)
-    elif attempt.init == "lsuv":
-        lsuv(model, on_fault)
+    elif attempt.init is not None:
+        inputs = standardised or Standardised()
+        if attempt.init == STANDARDISE:
+            inputs.begin(model)
+        lsuv(model, on_fault, inputs)
 
 
 def seed_generators(seed: int) -> None:
@@ -78,11 +90,19 @@ def share_of_lr(optimizer: Optimizer) -> float:
 
 
 def scale_lr(optimizer: Optimizer, scheduler: Scheduler | None, factor: float) -> None:
-    """Scale the learning rate of every group, and what the scheduler computes it from."""
+    """Scale the learning rate of every group, and what the scheduler computes it from.
+
+    Rprop's is only that of its first step; after it each weight has a step of its own, which is scaled.
+    """
     for group in optimizer.param_groups:
         for key in _LR_KEYS:
             if key in group:
                 group[key] = group[key] * factor
+        if _LIMITS in group:
+            group[_LIMITS] = tuple(factor * limit for limit in group[_LIMITS])
+    for state in optimizer.state.values():
+        if _STEP in state:
+            state[_STEP].mul_(factor)
     if scheduler is not None:
         _scale_scheduler(scheduler, factor)
 
@@ -94,6 +114,16 @@ def _scale_scheduler(scheduler: Scheduler, factor: float) -> None:
             setattr(scheduler, name, [lr * factor for lr in getattr(scheduler, name)])
     for part in getattr(scheduler, "_schedulers", ()):
         _scale_scheduler(part, factor)
+
+
+def hold_steps(optimizer: Optimizer) -> None:
+    """Have Rprop's steps stay at its learning rate, by which the pace is sought.
+
+    Left to themselves they shrink to nothing on batches that disagree on the sign of a gradient.
+    """
+    for group in optimizer.param_groups:
+        if _LIMITS in group:
+            group[_LIMITS] = (group["lr"], group["lr"])
 
 
 def clip_gradients(optimizer: Optimizer, most: float) -> None:
@@ -144,7 +174,7 @@ def _gain(follower: nn.Module | None, last: bool) -> float:
     return 1.0 if last and follower is None else math.sqrt(2.0)
 
 
-def lsuv(model: nn.Module, on_fault: OnFault) -> None:
+def lsuv(model: nn.Module, on_fault: OnFault, standardised: Standardised | None = None) -> None:
     """Give every linear and convolutional layer outputs of mean 0 and std 1 on the first batch it sees.
 
     Layer-sequential unit variance (Mishkin & Matas 2015, arXiv 1511.06422), in one extra forward pass just
@@ -152,32 +182,36 @@ def lsuv(model: nn.Module, on_fault: OnFault) -> None:
     the new one. What goes wrong in that pass ends it, and is told to `on_fault`.
 
     It begins from Kaiming, as the paper does from orthonormal weights: where the signal has died on the way,
-    the spread is that of the biases, and scaling it up brings no signal back.
+    the spread is that of the biases, and scaling it up brings no signal back. Layers that are to take their
+    steps on standardised inputs begin so, too.
     """
     kaiming(model)
+    inputs = standardised or Standardised()
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not module.training:
             return
         handle.remove()
         try:
-            _rescale(module, args, kwargs)
+            _rescale(module, inputs, args, kwargs)
         except Exception as fault:
             on_fault(fault)
 
     handle = model.register_forward_pre_hook(before, with_kwargs=True)
 
 
-def _rescale(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _rescale(model: nn.Module, inputs: Standardised, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Run the model once, rescaling layer by layer; generators and buffers are left as they were."""
     done: set[nn.Module] = set()
 
-    def after(module: nn.Module, _args: tuple[Any, ...], output: Any) -> Tensor | None:
+    def after(module: nn.Module, given: tuple[Any, ...], output: Any) -> Tensor | None:
         found = first_floating(output)
         if found is None or found is not output or module in done:
             return None
         done.add(module)
-        return _normalise(module, found)
+        begun = inputs.saw(module, given, found)
+        normal = _normalise(module, begun)
+        return begun if normal is None else normal
 
     layers = [module for module in model.modules() if isinstance(module, _WEIGHTED) and _trained(module)]
     handles = [layer.register_forward_hook(after) for layer in layers]

@@ -24,9 +24,18 @@ def comes_trained(model: nn.Module) -> str | None:
     return None
 
 
+def normalises(model: nn.Module) -> bool:
+    """Whether a model has normalisations."""
+    return any(map(_is_norm, model.modules()))
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "Norm" in type(module).__name__
+
+
 def _moved(module: nn.Module, what: str) -> bool:
     """Whether the entries of a normalisation's parameter differ from each other."""
-    if "Norm" not in type(module).__name__:
+    if not _is_norm(module):
         return False
     values = getattr(module, what, None)
     if not isinstance(values, nn.Parameter) or is_lazy(values):

@@ -43,8 +43,8 @@ ACTION_LINES: Mapping[str, Mapping[str, str]] = {
         "fits": "what somebody will want to look into afterwards",
     },
     "skip": {
-        "changes": "the optimizer step does not happen: weights and optimizer state stay bit for bit; buffers"
-        " that the forward pass has moved, as of batch norm, stay moved",
+        "changes": "the optimizer step does not happen: weights and optimizer state stay bit for bit, and"
+        " small buffers that the forward pass has moved, as of batch norm, go back",
         "asked": "at every step at which the condition holds, until `times` are used up",
         "fits": "single batches: NaN or Inf in a gradient, outliers, a spike",
         "written": "skip: {times: 3}",
@@ -74,7 +74,8 @@ ACTION_LINES: Mapping[str, Mapping[str, str]] = {
         " outputs that no longer vary",
         "written": "restart: {lr: 0.5, init: lsuv, clip: 1.0, times: 2}; or restart: auto",
         "source": "fast.ai, lesson 16: stop early and restart, the model will probably never recover;"
-        " LSUV: Mishkin and Matas 2016 (arXiv 1511.06422); Kaiming: He et al. 2015 (arXiv 1502.01852)",
+        " LSUV: Mishkin and Matas 2016 (arXiv 1511.06422); Kaiming: He et al. 2015 (arXiv 1502.01852);"
+        " standardise: LeCun et al. 1998 (Efficient BackProp), Desjardins et al. 2015 (arXiv 1507.00210)",
     },
     "halt": {
         "changes": "the training ends before the weights are touched, with TrainingHalted and its diagnosis;"

@@ -24,7 +24,11 @@ _DEEDS: Mapping[str, tuple[str, str, str]] = {
 }
 """What the guard does, what it would do, and the rest of the sentence."""
 
-_INITS: Mapping[str, str] = {"kaiming": "Kaiming initialisation", "lsuv": "LSUV initialisation"}
+_INITS: Mapping[str, str] = {
+    "kaiming": "Kaiming initialisation",
+    "lsuv": "LSUV initialisation",
+    "standardise": "LSUV initialisation and steps on standardised inputs",
+}
 
 
 def number(value: float | None) -> str:

@@ -31,7 +31,7 @@ ACTIONS: Mapping[str, Fields] = {
         "restart",
         {
             "lr": Number(0, 10, above=True),
-            "init": Word(("kaiming", "lsuv")),
+            "init": Word(("kaiming", "lsuv", "standardise")),
             "clip": Number(0, above=True),
             "pace": Number(0, 1, above=True, below=True),
             "seed": Number(0, 2**63 - 1, whole=True),

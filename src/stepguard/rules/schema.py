@@ -62,7 +62,7 @@ SETTINGS: Mapping[str, str] = {
     "times": "How often before the next rung.",
     "by": "Factor of the learning rate.",
     "lr": "Factor of the learning rate.",
-    "init": "How the model is initialised.",
+    "init": "How the model is initialised; standardise: LSUV, and steps as on standardised inputs.",
     "clip": "Largest norm of the gradients.",
     "pace": "Update, relative to the weights, for which the learning rate is sought in the first steps.",
     "seed": "What is added to the seed.",
