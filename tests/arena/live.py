@@ -53,7 +53,8 @@ TRIED = (
 def rescaled(training: Training, by: float) -> Training:
     """The same training with its loss times `by`: SGD has so much smaller a rate, Adam so much larger an eps.
 
-    Both then make the same updates, with weight decay that goes through the gradient in proportion.
+    Both then make the same updates but for rounding, with weight decay that goes through the gradient in
+    proportion; clipping adds 1e-6 to the norm, which is told where gradients are as small.
     """
     loss = training.loss
     training.loss = lambda t: loss(t) * by

@@ -25,7 +25,7 @@ def plain(name: str) -> Found:
 
 
 @ASIDE
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(name=st.sampled_from(QUICK), power=st.floats(-4, 4))
 def test_the_verdict_is_that_on_the_training_with_its_loss_times_any_factor(name: str, power: float) -> None:
     found = run(with_scale(SCENARIOS[name], 10**power), 0)
@@ -58,9 +58,7 @@ def test_a_training_with_its_loss_scaled_makes_the_same_updates(kind: str, more:
         torch.manual_seed(0)
         model = nn.Linear(4, 2)
         optimizer = optimizer_of(kind, model.parameters(), **more)
-        rescaled(
-            Training(model, optimizer, lambda t: model(x).square().mean(), float, 20, clip=0.3), scale
-        ).run()
+        rescaled(Training(model, optimizer, lambda t: model(x).square().mean(), float, 20), scale).run()
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     torch.testing.assert_close(trained(by), trained(1.0), rtol=1e-4, atol=1e-6)
