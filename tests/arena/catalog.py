@@ -27,7 +27,7 @@ FRESH = frozenset(
 """Families written after the rules were last tuned, by someone who had not seen them; reported apart."""
 
 LATEST = frozenset({"sets", "gauss"})
-"""Two families more, written after rules that had seen the fresh ones; no rule was changed after them."""
+"""Two families more, written after rules that had seen the fresh ones; what they missed was seen later."""
 
 LAST = frozenset({"photo", "scan"})
 """Two families more, written before the rules were tuned once more, and judged once, when that was over."""
