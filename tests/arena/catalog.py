@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from arena.families import attention, classic, late, pictures, special, strings, structured
+from arena.families import attention, classic, last, late, pictures, special, strings, structured
 from arena.training import Scenario
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
-    for module in (classic, attention, special, pictures, strings, structured, late)
+    for module in (classic, attention, special, pictures, strings, structured, late, last)
     for scenario in module.SCENARIOS
 }
 
@@ -27,15 +27,18 @@ FRESH = frozenset(
 """Families written after the rules were last tuned, by someone who had not seen them; reported apart."""
 
 LATEST = frozenset({"sets", "gauss"})
-"""Two families more, written after rules that had seen the fresh ones; no rule was changed after them."""
+"""Two families more, written after rules that had seen the fresh ones; what they missed was seen later."""
 
-KINDS = ("tuning", "held out", "fresh", "latest")
-"""What became of a family: tuned on, kept from that, written after the tuning, or after the second."""
+LAST = frozenset({"photo", "scan"})
+"""Two families more, written before the rules were tuned once more, and judged once, when that was over."""
+
+KINDS = ("tuning", "held out", "fresh", "latest", "last")
+"""What became of a family: tuned on, kept from that, or written later and met once the rules were there."""
 
 
 def kind(scenario: Scenario) -> str:
     """Which of `KINDS` its family is."""
-    seen = {"tuning": TUNING, "fresh": FRESH, "latest": LATEST}
+    seen = {"tuning": TUNING, "fresh": FRESH, "latest": LATEST, "last": LAST}
     return next((kind for kind, families in seen.items() if scenario.family in families), "held out")
 
 

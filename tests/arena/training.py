@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -102,7 +103,8 @@ class Scenario:
     name: str
     family: str
     intent: str
-    build: Callable[[], Training]
+    build: Callable[..., Training]
+    """It takes what should be otherwise than the scenario says: `width`, where its family has one."""
     chance: float
     reference: float
     curable: bool = True
@@ -136,9 +138,7 @@ class Family:
     base: Callable[..., Training]
 
     def _make(self, name: str, intent: str, curable: bool, changes: dict[str, Any]) -> Scenario:
-        def build() -> Training:
-            return self.base(**changes)
-
+        build = partial(self.base, **changes)
         return Scenario(f"{self.name}/{name}", self.name, intent, build, self.chance, self.reference, curable)
 
     def healthy(self, name: str, /, **changes: Any) -> Scenario:

@@ -145,6 +145,7 @@ def test_every_signal_of_the_table_is_measured(watching: Watch) -> None:
     """But those that the guard knows by itself, and the optimizer's second moment."""
     model = net()
     model.add_module("squash", nn.Tanh())
+    model.add_module("drop", nn.Dropout(0.1))
     watched = watching(model)
     for _ in range(2):
         frame = watched.train(torch.randn(2, 1, 8, 8))

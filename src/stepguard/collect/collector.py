@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from stepguard.collect.dropouts import Dropouts
 from stepguard.collect.framing import Framer, Membership, Seating, fill_parameters
 from stepguard.collect.layers import as_globs, matches, watched_modules
 from stepguard.collect.parameters import SUMS, ParameterBank, ParameterNumbers, banks, joined
@@ -52,6 +53,7 @@ class Collector:
         self._taps = Taps(
             model, self._watched, lambda layer: globs is None or matches(layer, globs), on_fault
         )
+        self._dropouts = Dropouts(model)
         self._of_model = set(model.parameters())
         self._optimizer: Optimizer | None = optimizer
         self._on_fault = on_fault
@@ -122,7 +124,8 @@ class Collector:
         loss and `grad.nonfinite`. Where the loss or a gradient is not finite, it holds every signal: the last
         forward pass is then made once more (see `trace`).
         """
-        frame = self._frame_of_loss(step)
+        self._settle()
+        frame = Frame(step)
         transfer = self._with_loss(frame, loss)
         if sampled:
             self._add_activations(frame, transfer)
@@ -152,14 +155,11 @@ class Collector:
     @torch.no_grad()
     def frame_of_loss(self, step: int, loss: Tensor | None) -> Frame:
         """Make a frame of the loss alone, and forget the forward passes since the last frame."""
-        frame = self._frame_of_loss(step)
+        self._settle()
+        frame = Frame(step)
         self._taps.forget()
         self._with_loss(frame, loss).run()
         return frame
-
-    def _frame_of_loss(self, step: int) -> Frame:
-        self._settle()
-        return Frame(step)
 
     def _settle(self) -> None:
         """Fix the layers: those called, in the order of their first call, then the others.
@@ -218,6 +218,7 @@ class Collector:
         return Vector(values, known)
 
     def _add_activations(self, frame: Frame, transfer: Transfer) -> None:
+        frame.scalars |= self._dropouts.scalars()
         for samples, name_of in self._taps.groups():
 
             def finish(

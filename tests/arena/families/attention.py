@@ -13,9 +13,9 @@ from arena.fitting import fit
 from arena.training import Family, Training
 
 
-def _residual(norm: bool = True, blocks: int = 8, **changes: Any) -> Training:
+def _residual(norm: bool = True, blocks: int = 8, width: int = 64, **changes: Any) -> Training:
     task = changes.pop("task", tasks.digits())
-    return fit(nets.Residual(blocks=blocks, norm=norm), task, **({"lr": 1e-3, "steps": 250} | changes))
+    return fit(nets.Residual(width, blocks, norm), task, **({"lr": 1e-3, "steps": 250} | changes))
 
 
 def _language(post: bool = False, blocks: int = 2, drop: float = 0.0, **changes: Any) -> Training:
@@ -44,9 +44,9 @@ def _recurrent(kind: str, **defaults: Any) -> Any:
     return base
 
 
-def _cell(relu: bool = False, inputs: int = 8, **changes: Any) -> Training:
+def _cell(relu: bool = False, inputs: int = 8, width: int = 48, **changes: Any) -> Training:
     task = changes.pop("task", tasks.digits())
-    return fit(nets.Cell(inputs=inputs, relu=relu), task, **({"lr": 2e-3, "steps": 250} | changes))
+    return fit(nets.Cell(width, inputs, relu), task, **({"lr": 2e-3, "steps": 250} | changes))
 
 
 residual = Family("residual", 0.1, 0.96, _residual)

@@ -47,12 +47,13 @@ def _tables(name: str = "wine", scaled: bool = True, **changes: Any) -> Training
 
 def _deep(
     depth: int = 12,
+    width: int = 48,
     activation: nets.Activation = nn.ReLU,
     norm: bool = False,
     init: bool = True,
     **changes: Any,
 ) -> Training:
-    model = nets.mlp((64, *[48] * depth, 10), activation, norm=norm)
+    model = nets.mlp((64, *[width] * depth, 10), activation, norm=norm)
     if init and not norm:
         f.he(model)
     return fit(model, tasks.digits(), **({"lr": 1e-3, "steps": 300} | changes))
