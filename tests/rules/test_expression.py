@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stepguard.rules.expression import Condition, ExpressionError, compile_condition
-from stepguard.rules.functions import FUNCTIONS, Setting
+from stepguard.rules.functions import FUNCTIONS
+from stepguard.rules.setting import Setting
 from stepguard.rules.tree import walk
 from stepguard.signals import SIGNALS
 

@@ -11,10 +11,11 @@ from stepguard.report.vocabulary import DEEDS, Lines
 from stepguard.report.words import count, listing, settings
 from stepguard.rules import tree
 from stepguard.rules.expression import compile_condition
-from stepguard.rules.functions import FUNCTIONS, Detector, Elementwise, Function, OverLayers, Pick, Setting
+from stepguard.rules.functions import FUNCTIONS, Detector, Elementwise, Function, OverLayers, Pick
 from stepguard.rules.phrasing import phrase
 from stepguard.rules.rule import Action, Active, Bound, LayerFilter, Rule
 from stepguard.rules.schema import example_of
+from stepguard.rules.setting import Setting
 from stepguard.rules.wording import listed
 from stepguard.series import detectors, windows
 from stepguard.signals import Signal

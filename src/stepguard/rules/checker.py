@@ -16,10 +16,10 @@ from stepguard.rules.functions import (
     OverLayers,
     OverSteps,
     Pick,
-    Setting,
 )
 from stepguard.rules.names import dotted, unknown_function, unknown_name
 from stepguard.rules.operators import arithmetic
+from stepguard.rules.setting import Setting
 from stepguard.rules.syntax import MOST_FAULTS, ExpressionError, Fault
 from stepguard.rules.tree import CLOCKS, Node
 from stepguard.rules.wording import listed, nearest, quote, say

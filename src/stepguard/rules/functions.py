@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from stepguard.rules import values
+from stepguard.rules.setting import Setting
 from stepguard.rules.values import Array, Mask, Scalar, Value
 from stepguard.series import detectors, windows
 from stepguard.series.detectors import Detection
@@ -15,39 +15,6 @@ from stepguard.series.history import Window
 
 Settings = Mapping[str, float]
 """What stands in a call beside its argument: `n`, `rise`, `by`."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A number that a function takes beside its argument."""
-
-    name: str
-    doc: str
-    least: float
-    whole: bool = False
-    above: bool = False
-    """Whether `least` itself is already too small."""
-    default: float | None = None
-    """None: must be given."""
-    joint: float | None = None
-    """The default inside a function of layers that asks many of them at once; None: the same."""
-    at_most: str = ""
-    """Another setting that this one must not exceed."""
-
-    @property
-    def expected(self) -> str:
-        """What a person should write."""
-        bound = f"above {self.least:g}" if self.above else f"of {self.least:g} or more"
-        return f"a {'whole ' if self.whole else ''}number {bound}"
-
-    def unless_given(self, *, joint: bool) -> float | None:
-        """Give the default; `joint` is that of the function of layers around it."""
-        return self.joint if joint and self.joint is not None else self.default
-
-    def allows(self, value: float) -> bool:
-        """Whether the number lies in the range; infinity and NaN never do."""
-        large_enough = value > self.least if self.above else value >= self.least
-        return math.isfinite(value) and large_enough and (not self.whole or value == int(value))
 
 
 @dataclass(frozen=True)
