@@ -52,6 +52,8 @@ def surely_not_true(node: Node, signals: Set[str]) -> bool:
     if isinstance(node, Operation) and node.operator in {"and", "or"}:
         parts = (surely_not_true(part, signals) for part in node.parts)
         return any(parts) if node.operator == "and" else all(parts)
+    if isinstance(node, Call) and node.function == "any":
+        return surely_not_true(node.argument, signals)
     return surely_unknown(node, signals)
 
 
