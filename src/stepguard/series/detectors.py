@@ -61,9 +61,9 @@ def crash(
     Known where there is a reading now. Measures `rise`, `fall` and `peak` of the highest such peak, NaN where
     nothing rose that much or x is nowhere near a fall.
 
-    False alarms at rise=3, fall=3: at within=60 0.005 on t(3), at within=100 0.009, none on the others. In a
-    young window 0.009 and 0.027 on t(3), 0.019 and 0.011 on log-normal, none on the others; in that of
-    `share(crash(x)) > 0.5` over ten layers 0.6 and 2.8 on log-normal, none on the others. A rise in 10 steps
+    False alarms at rise=3, fall=3: at within=60 none, at within=100 0.005 on t(3), none on the others. In a
+    young window 0.005 and 0.033 on t(3), 0.015 and 0.020 on log-normal, none on the others; in that of
+    `share(crash(x)) > 0.5` over ten layers 0.8 and 3.3 on log-normal, none on the others. A rise in 10 steps
     with a fall after it is seen at the first step of the fall.
 
     Source: fast.ai, From deep learning foundations to stable diffusion, lesson 16. Guarantee: none.
