@@ -234,5 +234,5 @@ class _Watched:
         self._listener.hangs(seconds, beat.step)
         self._training.dump()
         until = time.monotonic() + _DUMP
-        while self._training.poll() is None and time.monotonic() < until:
+        while not self._training.gone() and time.monotonic() < until:
             time.sleep(0.02)

@@ -124,6 +124,10 @@ class Training:
         """Its exit code, or minus the signal that killed it; None while it runs."""
         return self._process.poll()
 
+    def gone(self) -> bool:
+        """Whether it has ended, and all that it leaves behind."""
+        return self.poll() is not None and not self._left()
+
     def send(self, number: signal.Signals, reporting: int | None = None) -> None:
         """Send a signal to it, and to the process that reports, where a launcher stands before that.
 
@@ -145,9 +149,9 @@ class Training:
     def clear(self, grace: float) -> int:
         """End whatever is still there of it: SIGTERM, and SIGKILL later. Returns its exit code."""
         until = time.monotonic() + grace
-        if self.poll() is None or self._left():
+        if not self.gone():
             self._send_all(signal.SIGTERM)
-        while self.poll() is None or self._left():
+        while not self.gone():
             if time.monotonic() >= until:
                 self._send_all(signal.SIGKILL)
             time.sleep(0.02)
