@@ -79,8 +79,10 @@ class SupervisedLink(SignalLink):
         super().__init__()
 
     def begin(self, run_path: Path | None, follow: Follow) -> None:
-        """A guard was made. What was told of an end before is undone: the script goes on."""
+        """A guard was made. Unless a signal waits, what was told of an end is undone: the script goes on."""
         self._hooks.append(follow(self.alive))
+        if self.stopping is not None:
+            return
         with suppress(OSError):
             self._handover.begin(self._attempt.number, run_path)
 
