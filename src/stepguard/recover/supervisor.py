@@ -232,7 +232,7 @@ class _Watched:
         """Have it print its stacks."""
         self.hung = seconds
         self._listener.hangs(seconds, beat.step)
-        self._training.dump()
         until = time.monotonic() + _DUMP
+        self._training.dump(_DUMP)
         while not self._training.gone() and time.monotonic() < until:
             time.sleep(0.02)

@@ -137,14 +137,21 @@ class Training:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
 
-    def dump(self) -> None:
+    def dump(self, patience: float) -> None:
         """Have every process of it print its stacks and end, which SIGABRT does under python's faulthandler.
 
-        Of several ranks it is often another one that hangs than the one that reports.
+        Of several ranks it is often another one that hangs than the one that reports. One after the other:
+        a stack is printed in many small pieces, and those of two processes would mix.
+
+        Args:
+            patience: seconds that they are waited for, all together.
         """
+        until = time.monotonic() + patience
         for pid in [self.pid, *_below(self.pid)]:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGABRT)
+            while _runs(pid) and time.monotonic() < until:
+                time.sleep(0.01)
 
     def clear(self, grace: float) -> int:
         """End whatever is still there of it: SIGTERM, and SIGKILL later. Returns its exit code."""
@@ -197,6 +204,14 @@ def _below(pid: int) -> list[int]:
     for child in found:  # it grows on the way
         found += families.get(child, [])
     return found
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there and not yet a zombie; False where there is no /proc."""
+    with suppress(OSError):
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return stat.rpartition(")")[2].split()[0] not in "ZX"
+    return False
 
 
 def _families() -> dict[int, list[int]]:
