@@ -18,6 +18,7 @@ from stepguard.rules.evaluate import Evaluator, Truth, Watch
 from stepguard.rules.lifetimes import last_step
 from stepguard.rules.message import render
 from stepguard.rules.rule import Rule, Ruleset
+from stepguard.series.columns import Block
 from stepguard.signals import Frame, Layer
 
 _REVIEW = 100
@@ -51,7 +52,7 @@ class _Watched:
 
     def over(self, step: int) -> bool:
         """Whether nothing comes of the rule from a step on."""
-        return self.last < step and self.idle
+        return self.failed is not None or (self.last < step and self.idle)
 
     def set(self, states: AlertStates) -> None:
         """Take over the alerts' states."""
@@ -115,6 +116,21 @@ class Engine:
             except Exception as fault:
                 self._leave_out(index, f"{type(fault).__name__}: {fault}")
         return changes
+
+    def pass_over(self, block: Block) -> int:
+        """Evaluate every rule at many frames at once, up to the first at which one may hold; give how many.
+
+        They change no alert: what `evaluate` would give of each is nothing. None where an alert is pending
+        or firing, or where frames cannot be looked at together, as where steps do not ascend.
+        """
+        if self._busy or not len(block) or not (np.diff(block.steps) > 0).all():
+            return 0
+        step = int(block.steps[0])
+        if step >= self._review_at:
+            self._review(step)
+        wakes = min((each.start for each in self._watched if each.start > step), default=np.inf)
+        asleep = slice(int(np.searchsorted(block.steps, wakes)))
+        return self._evaluator.pass_over(block.part(asleep), self.total_steps)
 
     def _review(self, step: int) -> None:
         """Spend nothing more on the rules that are over, and as little as may be on those to come."""

@@ -78,7 +78,7 @@ def test_some_signals_of_frames_that_lack_some():
     assert std.known[1].all() and not std.known[[0, 2]].any() and np.isnan(std.values[[0, 2]]).all()
     np.testing.assert_array_equal(std.values[1], whole.vectors["act.std"].values)
     np.testing.assert_array_equal(block.scalars["lr"].values, [np.nan, 0.1, np.nan])
-    assert [frame.step for frame in block.rest(1).frames()] == [7, 9]
+    assert [frame.step for frame in block.part(slice(1, None)).frames()] == [7, 9]
     assert columns.decode(data, NAMES, (), hist).hist_present.tolist() == [False, True, False]
 
 

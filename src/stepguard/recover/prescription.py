@@ -12,9 +12,11 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stepguard.recover.attempt import Attempt
 from stepguard.recover.pacing import known, pace, undone
+from stepguard.series.columns import Block
 from stepguard.signals import Frame, Vector
 
 HOT, COLD = 0.08, 2e-4
@@ -73,6 +75,15 @@ class Findings:
             self.recent.append(frame)
         elif self.first is None and "act.std" in frame.vectors:
             self.first = frame
+
+    def see_all(self, block: Block) -> None:
+        """Take many frames into account: but for the first ones, those that count are few."""
+        updated, measured = (_present(block, name) for name in ("update.ratio", "act.std"))
+        if self.loss is not None and self.begun is not None:
+            before = measured[~np.isin(measured, updated)][: self.first is None]
+            block = block.part(np.sort(np.concatenate((before, updated[-_RECENT:]))))
+        for frame in block.frames():
+            self.see(frame)
 
     @property
     def hot(self) -> float | None:
@@ -153,6 +164,11 @@ def _unfit(frame: Frame) -> bool:
         or bool((dead >= 0.95).any() or (variation[-1:] < SAME).any())
         or (len(gradients) > 1 and not 1e-4 < gradients[0] / max(gradients[-1], 1e-30) < 30.0)
     )
+
+
+def _present(block: Block, name: str) -> NDArray[np.intp]:
+    column = block.vectors.get(name)
+    return np.flatnonzero(column.present if column else ())
 
 
 def _packed(frame: Frame) -> dict[str, Any]:

@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from stepguard.engine import Engine
 from stepguard.recover.attempt import Attempt
 from stepguard.recover.decision import Alarm, Decision, Outcome, Standing, decide
 from stepguard.recover.prescription import READS, Findings, prescribe
 from stepguard.rules.alert import Change
+from stepguard.series.columns import Block
 from stepguard.signals import Frame, Layer
 
 LATE = 0.9
@@ -125,6 +128,13 @@ class Recovery:
             outcome.failed,
             outcome.lacking,
         )
+
+    def pass_over(self, block: Block) -> int:
+        """Take in the first frames of a block at which surely nothing happens, at once; give how many."""
+        due = len(block) if math.isinf(self._due) else int(np.searchsorted(block.steps, self._due))
+        frames = self.engine.pass_over(block.part(slice(due)))
+        self._findings.see_all(block.part(slice(frames)))
+        return frames
 
     def _goes_to_its_end(self, frame: Frame) -> bool:
         """Whether a restart would cost more than it can save, while all is finite.

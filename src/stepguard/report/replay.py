@@ -6,7 +6,7 @@ frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,17 @@ from stepguard.engine import Engine
 from stepguard.errors import RunFileError
 from stepguard.recover.attempt import Attempt
 from stepguard.recover.decision import Decision, Standing
-from stepguard.recover.recovery import Recovery
+from stepguard.recover.recovery import Observation, Recovery
 from stepguard.rules.alert import Change
 from stepguard.rules.packs import read_text_rules
 from stepguard.rules.rule import Ruleset
+from stepguard.series.columns import Block, joined
 from stepguard.series.runfile import AttemptRecord, RunFile
+
+_TOGETHER = 1024
+"""Frames that are looked at together."""
+_CLOSE = 128
+"""Frames that are looked at one by one where something may happen."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +63,36 @@ def replay(recording: RunFile, record: AttemptRecord, rules: Ruleset | None = No
     except KeyError as error:
         raise RunFileError(f"{recording.path}: attempt {record.number} does not say {error}") from error
     steps, changes, decisions = 0, list[Change](), list[Decision]()
-    for frame in recording.frames(record.number, recovery.signals, hist=False):
-        observation = recovery.happened(frame)
-        steps += 1
-        if observation is None:
-            continue
-        changes += observation.changes
-        if observation.decision is not None:
-            decisions.append(observation.decision)
+    for block in _stretches(recording.blocks(record.number, recovery.signals)):
+        steps += len(block)
+        for observation in _observed(recovery, block):
+            changes += observation.changes
+            if observation.decision is not None:
+                decisions.append(observation.decision)
     return Replay(record.number, steps, tuple(changes), tuple(decisions))
+
+
+def _stretches(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The same frames in larger blocks."""
+    gathered: list[Block] = []
+    for block in blocks:
+        gathered.append(block)
+        if sum(map(len, gathered)) >= _TOGETHER:
+            yield joined(gathered)
+            gathered = []
+    if gathered:
+        yield joined(gathered)
+
+
+def _observed(recovery: Recovery, block: Block) -> Iterator[Observation]:
+    """What happened in a block: over nearly all of it nothing does, which is told for many frames at once."""
+    while len(block):
+        block = block.part(slice(recovery.pass_over(block), None))
+        for frame in block.part(slice(_CLOSE)).frames():
+            observation = recovery.happened(frame)
+            if observation is not None:
+                yield observation
+        block = block.part(slice(_CLOSE, None))
 
 
 def _snapshots(recording: RunFile, attempt: int) -> Callable[[int], int | None]:

@@ -65,8 +65,8 @@ class Series:
     Bounds and other running forms are pushed the same; they are made anew from the history where it jumps.
     """
 
-    def __init__(self, key: str, node: Node, argument: Cell[Any], history: History) -> None:
-        self.key, self.node, self.argument = key, node, argument
+    def __init__(self, key: str, node: Node, mask: Mask, argument: Cell[Any], history: History) -> None:
+        self.key, self.node, self.mask, self.argument = key, node, mask, argument
         self._history = history
         self._makers: list[Callable[[], Running]] = []
         self._bounds: dict[int, Any] = {}
@@ -169,8 +169,10 @@ def _identity(renewals: int, window: Window) -> tuple[int, ...]:
 class Youth(Series):
     """What `early` looks at: the argument's readings of the first n steps, and none after."""
 
-    def __init__(self, key: str, node: Node, argument: Cell[Any], history: History, n: int) -> None:
-        super().__init__(key, node, argument, history)
+    def __init__(
+        self, key: str, node: Node, mask: Mask, argument: Cell[Any], history: History, n: int
+    ) -> None:
+        super().__init__(key, node, mask, argument, history)
         self._n = n
         self._known_end = math.inf
 

@@ -92,7 +92,7 @@ class Circuit:
 
         It gives a `Value` for a node per layer, else a `Scalar`.
         """
-        key = _key(node, mask)
+        key = key_of(node, mask)
         if key not in self._cells:
             self._cells[key] = Cell(self._computation(node, mask), self._clock)
         return self._cells[key]
@@ -105,19 +105,19 @@ class Circuit:
 
     def detection(self, node: Call, mask: Mask) -> Cell[Detection]:
         """Give the cell of a detector's whole answer."""
-        return self._detections[_key(node, mask)]
+        return self._detections[key_of(node, mask)]
 
     def running(self, node: Call, mask: Mask, make: Callable[[], Running]) -> Callable[[], Any]:
         """Give what gives a running form over what a function over steps looks at."""
-        return self._looked_at[_key(node, mask)].running(make)
+        return self._looked_at[key_of(node, mask)].running(make)
 
     def looked_at(self, node: Call, mask: Mask) -> Series | None:
         """Give the series at which a function over steps looks; None for another function."""
-        return self._looked_at.get(_key(node, mask))
+        return self._looked_at.get(key_of(node, mask))
 
     def may_hold(self, node: Call, mask: Mask) -> Callable[[int], Any] | None:
         """Give the bound of a function over steps: whether it may hold at a step; None if it has none."""
-        return self._may_hold.get(_key(node, mask))
+        return self._may_hold.get(key_of(node, mask))
 
     def read(self, name: str) -> Scalar:
         """Read a signal of the run or a clock of this step."""
@@ -188,10 +188,10 @@ class Circuit:
 
     def _first_steps(self, function: FirstSteps, node: Call, mask: Mask) -> Callable[[], Any]:
         n, argument = function.reach(node.settings), self.cell(node.argument, mask)
-        key = f"{_key(node.argument, mask)} in the first {n}"
+        key = f"{key_of(node.argument, mask)} in the first {n}"
         self.history.reserve(key, n, (self.layers,) if node.argument.kind.vector else ())
-        youth = self.series[key] = Youth(key, node.argument, argument, self.history, n)
-        self._looked_at[_key(node, mask)] = youth
+        youth = self.series[key] = Youth(key, node.argument, mask, argument, self.history, n)
+        self._looked_at[key_of(node, mask)] = youth
         kept = Kept()
 
         def compute() -> Any:
@@ -256,18 +256,18 @@ class Circuit:
             window = self.history.window(series.key, self.frame.step, reach)
             return function.run(window, self.frame.step, node.settings)
 
-        cell = self._detections[_key(node, mask)] = Cell(detect, self._clock)
+        cell = self._detections[key_of(node, mask)] = Cell(detect, self._clock)
         if node.kind.vector:
             return lambda: Value(cell.get().holds, cell.get().known)
         return lambda: bool(cell.get().holds) if cell.get().known else None
 
     def _window(self, node: Call, mask: Mask, reach: int) -> Series:
-        key = _key(node.argument, mask)
+        key = key_of(node.argument, mask)
         self.history.reserve(key, reach, (self.layers,) if node.argument.kind.vector else ())
         if key not in self.series:
             argument = self.cell(node.argument, mask)
-            self.series[key] = Series(key, node.argument, argument, self.history)
-        series = self._looked_at[_key(node, mask)] = self.series[key]
+            self.series[key] = Series(key, node.argument, mask, argument, self.history)
+        series = self._looked_at[key_of(node, mask)] = self.series[key]
         self._bound(series, node, mask)
         return series
 
@@ -279,10 +279,10 @@ class Circuit:
         else:
             return
         get = series.running(make)
-        self._may_hold[_key(node, mask)] = lambda step: get().may_hold(step)
+        self._may_hold[key_of(node, mask)] = lambda step: get().may_hold(step)
 
 
-def _key(node: Node, mask: Mask) -> str:
+def key_of(node: Node, mask: Mask) -> str:
     """Name a part so that it means the same in every process: its text, and the layers where they matter."""
     if not node.across:
         return node.text

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stepguard.rules import tree
-from stepguard.rules.cells import Cell, Series
+from stepguard.rules.cells import Series
 from stepguard.rules.circuit import Circuit
 from stepguard.rules.expression import Condition
-from stepguard.rules.functions import FUNCTIONS, Detector
 from stepguard.rules.readings import Readings
 from stepguard.rules.screening import Screens, surely_not_true, surely_unknown
-from stepguard.rules.tree import CLOCKS, Call, Read
+from stepguard.rules.stretch import Group, Stretch
+from stepguard.rules.tree import CLOCKS, Node
 from stepguard.rules.values import Mask, Scalar
+from stepguard.rules.watched import Watch, Watched
 from stepguard.rules.witness import Witnesses
-from stepguard.series.detectors import Detection
+from stepguard.series.columns import Block, Column
 from stepguard.signals import Frame, signal
-
-
-class Watch(NamedTuple):
-    """A condition, and the layers at which it looks."""
-
-    condition: Condition
-    mask: NDArray[np.bool_]
-    """Of shape (layers,)."""
 
 
 class Truth(NamedTuple):
@@ -90,42 +82,6 @@ def _passed(screens: Iterable[tuple[int, Callable[[], bool]]]) -> list[int]:
     return passed
 
 
-class _Watched:
-    """A watch with its cells, and with what tells at once that it does not hold."""
-
-    may_hold: Callable[[], bool]
-
-    def __init__(self, watch: Watch, circuit: Circuit) -> None:
-        self.condition, self.mask = watch
-        self.root = circuit.cell(self.condition.root, self.mask)
-        nodes = list(tree.walk(self.condition.root))
-        reads = [node for node in nodes if isinstance(node, Read)]
-        self.signals = [
-            (circuit.cell(node, self.mask), node.kind.vector) for node in reads if node.text not in CLOCKS
-        ]
-        calls = [node for node in nodes if isinstance(node, Call)]
-        self.series = frozenset(circuit.looked_at(node, self.mask) for node in calls) - {None}
-        """What its windows look at."""
-        self.detections: list[Cell[Detection]] = [
-            circuit.detection(node, self.mask)
-            for node in calls
-            if isinstance(FUNCTIONS[node.function], Detector)
-        ]
-
-    def fresh(self) -> Mask:
-        """Where any of its signals was measured at this step; everywhere if it reads none."""
-        fresh = np.asarray(not self.signals)
-        for cell, per_layer in self.signals:
-            value = cell.get()
-            if not per_layer:
-                fresh = fresh | (value is not None)
-            elif self.condition.vector:
-                fresh = fresh | (value.known & self.mask)
-            else:
-                fresh = fresh | np.any(value.known & self.mask)
-        return np.asarray(fresh)
-
-
 class Evaluator:
     """Evaluates conditions step by step.
 
@@ -137,7 +93,7 @@ class Evaluator:
     def __init__(self, watches: Sequence[Watch], layers: int) -> None:
         self._circuit = Circuit(layers)
         self._layers = layers
-        self._watched = [_Watched(watch, self._circuit) for watch in watches]
+        self._watched = [Watched(watch, self._circuit) for watch in watches]
         screens = Screens(self._circuit)
         for watched in self._watched:
             watched.may_hold = screens.of(watched.condition.root, watched.mask)
@@ -184,7 +140,7 @@ class Evaluator:
             self._plans.clear()
         kept, asked, series = self._attended
         watched = {place: self._watched[place] for place in sorted(kept)}
-        fresh = [(place, each) for place, each in watched.items() if _fresh(each.condition, there)]
+        fresh = [(place, each) for place, each in watched.items() if each.may_be_fresh(there)]
         may_hold = [(p, w.may_hold) for p, w in fresh if not surely_not_true(w.condition.root, there)]
         subjects = dict.fromkeys(each.condition.subject for each in watched.values())
         plan = self._plans[signals] = Plan(
@@ -194,6 +150,33 @@ class Evaluator:
             tuple((name, self._readings[name]) for name in subjects if name in there or name in CLOCKS),
         )
         return plan
+
+    def pass_over(self, block: Block, total_steps: int | None) -> int:
+        """Feed the first frames of a block at once, up to that at which a condition may hold; give how many.
+
+        At most, that is: none where frames cannot be looked at together. What is wrong comes out one by one.
+        """
+        with np.errstate(all="ignore"):
+            try:
+                parts = block.alike()
+                plans = [self._plans.get(signals) or self._plan(signals) for signals, _ in parts]
+                groups = [
+                    Group(places, frozenset((*scalars, *vectors)), self._roots(plan), plan.series)
+                    for ((scalars, vectors), places), plan in zip(parts, plans, strict=True)
+                ]
+                stretch = Stretch(self._circuit, block, groups, total_steps)
+                frames = stretch.quiet()
+            except Exception:
+                return 0
+            stretch.remember(frames)
+        passed = block.part(slice(frames))
+        for name, readings in dict(subject for plan in plans for subject in plan.subjects).items():
+            readings.extend(passed.steps, _column(passed, name, total_steps))
+        return frames
+
+    def _roots(self, plan: Plan) -> list[tuple[Node, Mask]]:
+        watched = [self._watched[place] for place, _ in plan.screens]
+        return [(each.condition.root, each.mask) for each in watched]
 
     def truth(self, watch: int) -> Truth:
         """Tell whether a condition holds at the step fed last; raises what went wrong inside it."""
@@ -209,7 +192,7 @@ class Evaluator:
                 return Truth(holds, known, holds, known)
             return self._of_run(watched, value)
 
-    def _of_run(self, watched: _Watched, value: Scalar) -> Truth:
+    def _of_run(self, watched: Watched, value: Scalar) -> Truth:
         holds, known = np.asarray(value is True), np.asarray(value is not None)
         if not watched.condition.layered:
             return Truth(holds, known, None, None)
@@ -273,10 +256,6 @@ class Evaluator:
                 readings.load_state_dict(state["readings"][name])
 
 
-def _fresh(condition: Condition, signals: Set[str]) -> bool:
-    return not condition.signals or not condition.signals.isdisjoint(signals)
-
-
 @lru_cache
 def _per_layer(name: str) -> bool:
     found = signal(name)
@@ -288,3 +267,12 @@ def _at(measured: NDArray[Any], layer: int | None) -> float | None:
         return None
     value = float(measured[layer] if measured.ndim else measured)
     return None if np.isnan(value) else value
+
+
+def _column(block: Block, name: str, total_steps: int | None) -> Column:
+    """A signal or a clock at each frame."""
+    if name not in CLOCKS:
+        return block.scalars.get(name) or block.vectors[name]
+    clock = block.steps / (1 if name == "step" else total_steps or np.nan)
+    there = np.isfinite(clock)
+    return Column(clock, there, there)

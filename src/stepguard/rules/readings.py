@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stepguard.series.columns import Column
 from stepguard.signals import Vector
 
 KEPT = 60
@@ -34,6 +35,16 @@ class Readings:
             return
         if (kept and reading is kept[-1][1]) or not isinstance(reading, Vector) or self._fits(reading):
             kept.append((step, reading))
+
+    def extend(self, steps: NDArray[np.int64], column: Column) -> None:
+        """Keep the readings of many steps, as `push` does one by one."""
+        places = np.flatnonzero(column.present)[-2 * KEPT :].tolist()
+        if self._layers is None:
+            values = column.values.tolist()
+            self._kept.extend((int(steps[place]), values[place]) for place in places)
+        else:
+            for place in places:
+                self.push(int(steps[place]), Vector(column.values[place], column.known[place]))
 
     def _fits(self, vector: Vector) -> bool:
         return vector.values.shape == (self._layers,) and bool(np.count_nonzero(vector.known))

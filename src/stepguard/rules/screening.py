@@ -99,7 +99,7 @@ class Screens:
         self, node: Node, mask: Mask, join: Callable[[Any, Any], Any], *, end: bool
     ) -> Callable[[], Any]:
         """Join the parts until one truth for all decides it: the one that did last, then cheap ones first."""
-        screens = [self._screen(part, mask) for part in sorted(node.parts, key=_cost)]
+        screens = [self._screen(part, mask) for part in sorted(node.parts, key=cost)]
 
         def holds() -> Any:
             found: Any = not end
@@ -206,7 +206,7 @@ def _all_below(node: Node) -> Call | None:
             return None
 
 
-def _cost(node: Node) -> tuple[bool, int]:
+def cost(node: Node) -> tuple[bool, int]:
     """Orders the parts of logic: those of the run first, and of these what takes little."""
     if _all_below(node) is not None:
         return False, 0  # its bound tells

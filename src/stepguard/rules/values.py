@@ -63,7 +63,7 @@ def compare(operation: Callable[[Any, Any], Any], left: Value, right: Value) -> 
     """Compare two numbers; unknown where either is absent or NaN."""
     known = left.known & (left.data == left.data)  # NaN does not equal itself
     if right.data.ndim or not right.known or np.isnan(right.data):
-        known &= right.known & (right.data == right.data)
+        known = known & right.known & (right.data == right.data)
     return Value(operation(left.data, right.data) & known, known)
 
 

@@ -58,15 +58,28 @@ class Block:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def rest(self, skip: int) -> Block:
-        """The block without its first frames."""
+    def part(self, places: slice | NDArray[np.intp]) -> Block:
+        """The frames at some places."""
         return Block(
-            self.steps[skip:],
-            {name: Column(*(part[skip:] for part in column)) for name, column in self.scalars.items()},
-            {name: Column(*(part[skip:] for part in column)) for name, column in self.vectors.items()},
-            None if self.hist is None else self.hist[skip:],
-            self.hist_present[skip:],
+            self.steps[places],
+            {name: Column(*(part[places] for part in column)) for name, column in self.scalars.items()},
+            {name: Column(*(part[places] for part in column)) for name, column in self.vectors.items()},
+            None if self.hist is None else self.hist[places],
+            self.hist_present[places],
         )
+
+    def alike(self) -> list[tuple[tuple[tuple[str, ...], tuple[str, ...]], NDArray[np.intp]]]:
+        """The places of frames that have the same scalars and vectors, together, with the names of these."""
+        there = np.array(
+            [column.present for part in (self.scalars, self.vectors) for column in part.values()]
+        )
+        _, firsts, which = np.unique(
+            np.packbits(there, axis=0), axis=1, return_index=True, return_inverse=True
+        )
+        return [
+            ((_present(self.scalars, first), _present(self.vectors, first)), np.flatnonzero(which == number))
+            for number, first in enumerate(firsts.tolist())
+        ]
 
     def frames(self) -> Iterator[Frame]:
         """The frames one by one; their arrays are views of the block.
@@ -87,6 +100,35 @@ class Block:
                 vectors[place],
                 self.hist[place] if self.hist is not None and self.hist_present[place] else None,
             )
+
+
+def _present(columns: Mapping[str, Column], place: int) -> tuple[str, ...]:
+    return tuple(name for name, column in columns.items() if column.present[place])
+
+
+def joined(blocks: Sequence[Block]) -> Block:
+    """The frames of some blocks of the same layers as one block, without their histograms."""
+    if len(blocks) == 1:
+        return blocks[0]
+    steps = np.concatenate([block.steps for block in blocks])
+    scalars = _joined([(len(block), block.scalars) for block in blocks])
+    vectors = _joined([(len(block), block.vectors) for block in blocks])
+    return Block(steps, scalars, vectors, None, np.zeros(len(steps), np.bool_))
+
+
+def _joined(parts: Sequence[tuple[int, Mapping[str, Column]]]) -> dict[str, Column]:
+    columns: dict[str, Column] = {}
+    for name, some in {name: column for _, part in parts for name, column in part.items()}.items():
+        found = [part.get(name) or _lacking(frames, some) for frames, part in parts]
+        columns[name] = Column(*(np.concatenate(each) for each in zip(*found, strict=True)))
+    return columns
+
+
+def _lacking(frames: int, like: Column) -> Column:
+    """A column of frames that lack the signal."""
+    shape = (frames, *like.values.shape[1:])
+    values = np.full(shape, np.nan, like.values.dtype)
+    return Column(values, np.zeros(shape, np.bool_), np.zeros(frames, np.bool_))
 
 
 def _rows(column: Column) -> Iterator[tuple[int, Vector]]:

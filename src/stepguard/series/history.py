@@ -82,6 +82,15 @@ class History:
         ring.expect_after(key, step)
         ring.push(step, value, 1)
 
+    def extend(self, key: str, steps: NDArray[np.int64], values: Array) -> None:
+        """Push many rows at once, of which each has a finite reading, NaN where there is none.
+
+        Raises ValueError for steps that do not ascend from the last one on.
+        """
+        ring = self._rings[key]
+        ring.expect_after(key, int(steps[0]))
+        self._rings[key] = ring.extended(steps, values)
+
     def readings(self, key: str) -> tuple[NDArray[np.int64], Array]:
         """All steps and values that are kept, oldest first; do not write to them."""
         ring = self._rings[key]
@@ -106,6 +115,10 @@ class History:
     def first_of_run(self, key: str) -> float:
         """The step of the first reading ever of a number of the run; inf where there is none yet."""
         return float(self._rings[key].first)
+
+    def first(self, key: str) -> Array:
+        """The step of the first reading ever, of the shape of a reading; inf where there is none yet."""
+        return self._rings[key].first
 
     def silent(self, key: str, step: int, n: int) -> bool:
         """Whether there is no reading at steps after `step - n`."""
@@ -142,6 +155,12 @@ class History:
         self._rings = {key: _Ring.from_state(saved) for key, saved in state.items()}
         for key, (room, shape) in rooms.items():
             self.reserve(key, room, shape)
+
+
+def begun(first: Array, steps: NDArray[np.int64], values: Array) -> Array:
+    """The steps of the first readings, once some rows are added."""
+    there = ~np.isnan(values)
+    return np.minimum(first, np.where(there.any(axis=0), steps[np.argmax(there, axis=0)], np.inf))
 
 
 class _Ring:
@@ -188,6 +207,22 @@ class _Ring:
             self.start += 1
         else:
             self.count += 1
+
+    def extended(self, steps: NDArray[np.int64], values: Array) -> _Ring:
+        """A ring that holds these rows as well."""
+        first = begun(self.first, steps, values)
+        rows = self.rows()
+        steps, values = np.concatenate((self.steps[rows], steps)), np.concatenate((self.values[rows], values))
+        over = max(len(steps) - self.keep, 0)
+        return _Ring.from_state(
+            {
+                "room": self.room,
+                "lost": int(steps[over - 1]) if over else self.lost,
+                "first": first,
+                "steps": steps[over:],
+                "values": values[over:],
+            }
+        )
 
     def begin(self, first: Array) -> None:
         self.first = first

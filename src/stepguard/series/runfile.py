@@ -189,7 +189,7 @@ class RunFile:
                 found = [self._block(*row, signals=signals) for row in page]
             for (first, last, _, _), block in zip(page, found, strict=True):
                 # Small blocks may have become a whole one meanwhile, of which the first frames were read.
-                yield block.rest(newest + 1 - first) if first <= newest else block
+                yield block.part(slice(newest + 1 - first, None)) if first <= newest else block
                 newest = last
             if not page:
                 return

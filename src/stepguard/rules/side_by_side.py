@@ -1,0 +1,164 @@
+"""Functions of the rule language at many steps at once, which lie side by side as layers do.
+
+The window of each step becomes a column of one large window, so that the functions of `series` work on it as
+they are. Readings in and results out are plain arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepguard.rules.values import Array, Mask, Value
+from stepguard.series.history import Window
+
+Places = NDArray[np.intp]
+
+_MOST_PATTERNS = 16
+"""Ways in which readings may lie before a step: with more of them, steps side by side save nothing."""
+
+
+class Irregular(Exception):
+    """The frames are better looked at one by one."""
+
+
+class Rows(NamedTuple):
+    """The readings of a series: what is remembered of it, and behind that what the block adds."""
+
+    steps: NDArray[np.int64]
+    values: Array
+    """Of shape (rows, *shape)."""
+    first: Array
+    """Of the shape itself: the step of the first reading, inf where there is none."""
+    places: Places
+    """Where the readings that the block adds stand in it."""
+
+
+class Windows:
+    """The windows that end at some steps: those in which readings lie alike, side by side."""
+
+    def __init__(self, rows: Rows, now: NDArray[np.int64], reach: int) -> None:
+        self._rows, self._now, self._reach = rows, now, reach
+        self._end = rows.steps.searchsorted(now, side="right")
+        self._begin = rows.steps.searchsorted(now - reach, side="right")
+        self._shape = rows.first.shape
+
+    def apply(self, function: Callable[[Window], Array]) -> Array:
+        """What a function gives of each window, shape (steps, *shape); it is told that the step is 0."""
+        found = np.full((len(self._now), *self._shape), np.nan)
+        for sizes in _alike((self._end - self._begin)[:, np.newaxis]):
+            rows = self._numbers(sizes)
+            before = self._rows.steps[rows] - self._now[sizes, np.newaxis]
+            for chosen in _alike(before):
+                places = sizes[chosen]
+                now = self._now[places].reshape(-1, *(1 for _ in self._shape))
+                found[places] = self._side_by_side(
+                    function, before[chosen[0]], rows[chosen], self._rows.first - now
+                )
+        return found
+
+    def apply_steady(self, function: Callable[[Window], Array]) -> Array:
+        """The same of a function to which steps do not matter, beside the readings that lie in a full window."""
+        found = np.full((len(self._now), *self._shape), np.nan)
+        _, these, which = np.unique(
+            self._begin * (len(self._rows.steps) + 1) + self._end, return_index=True, return_inverse=True
+        )
+        each = np.full((len(these), *self._shape), np.nan)
+        for sizes in _alike((self._end - self._begin)[these, np.newaxis]):
+            rows = self._numbers(these[sizes])
+            steps, full = np.arange(-rows.shape[1], 0) + 1, np.full((len(sizes), *self._shape), -np.inf)
+            each[sizes] = self._side_by_side(function, steps, rows, full)
+        begun = self._now.reshape(-1, *(1 for _ in self._shape)) - self._reach + 1
+        found = each[which]
+        return np.where(self._rows.first <= begun, found, np.nan)
+
+    def apply_alone(self, function: Callable[[Window], Array]) -> Array:
+        """The same of a function that is to see each window by itself."""
+        steps, readings, first = self._rows[:3]
+        found = [
+            function(Window(steps[begin:end] - now, readings[begin:end], first - now))
+            for begin, end, now in zip(self._begin, self._end, self._now, strict=True)
+        ]
+        return np.array(found)
+
+    def _numbers(self, windows: Places) -> NDArray[np.intp]:
+        """The rows that lie in windows of one size, shape (windows, size)."""
+        size = int(self._end[windows[0]] - self._begin[windows[0]])
+        return self._begin[windows, np.newaxis] + np.arange(size)
+
+    def _side_by_side(
+        self,
+        function: Callable[[Window], Array],
+        steps: NDArray[np.int64],
+        rows: NDArray[np.intp],
+        first: Array,
+    ) -> Array:
+        columns = self._rows.values[rows.T].reshape(rows.shape[1], -1)
+        return function(Window(steps, columns, first.reshape(-1))).reshape(len(rows), *self._shape)
+
+
+def _alike(rows: NDArray[np.int64]) -> Iterator[Places]:
+    """The places of equal rows, together; Irregular where there are many different ones."""
+    if (rows == rows[:1]).all():
+        yield np.arange(len(rows))
+        return
+    different, which = np.unique(rows, axis=0, return_inverse=True)
+    if len(different) > _MOST_PATTERNS:
+        raise Irregular
+    for number in range(len(different)):
+        yield np.flatnonzero(which == number)
+
+
+def _share(value: Value, mask: Mask) -> Value:
+    seen = np.count_nonzero(value.known & mask, axis=-1)
+    return Value(np.count_nonzero(value.data & mask, axis=-1) / seen, seen > 0)
+
+
+def _count(value: Value, mask: Mask) -> Value:
+    known = (value.known & mask).any(axis=-1)
+    return Value(np.count_nonzero(value.data & mask, axis=-1).astype(np.float64), known)
+
+
+def _any(value: Value, mask: Mask) -> Value:
+    return Value((value.data & mask).any(axis=-1), (value.known & mask).any(axis=-1))
+
+
+def _all(value: Value, mask: Mask) -> Value:
+    seen = value.known & mask
+    known = seen.any(axis=-1)
+    return Value((value.data | ~seen).all(axis=-1) & known, known)
+
+
+def _first(value: Value, mask: Mask) -> Value:
+    seen = value.known & mask
+    return _at(value, seen, seen.argmax(axis=-1))
+
+
+def _last(value: Value, mask: Mask) -> Value:
+    seen = value.known & mask
+    return _at(value, seen, seen.shape[-1] - 1 - seen[:, ::-1].argmax(axis=-1))
+
+
+def _at(value: Value, seen: Mask, place: Places) -> Value:
+    data, known = (np.take_along_axis(x, place[:, np.newaxis], axis=-1)[:, 0] for x in (value.data, seen))
+    return Value(data, known)
+
+
+def _worst(value: Value, mask: Mask) -> Value:
+    number = value.known & mask & ~np.isnan(value.data)
+    return Value(np.where(number, value.data, -np.inf).max(axis=-1), number.any(axis=-1))
+
+
+OVER_LAYERS: Mapping[str, Callable[[Value, Mask], Value]] = {
+    "share": _share,
+    "count": _count,
+    "any": _any,
+    "all": _all,
+    "first": _first,
+    "last": _last,
+    "worst": _worst,
+}
+"""What `values` makes of the layers of one step, of those of many: shape (steps, layers) in, (steps,) out."""
