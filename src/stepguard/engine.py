@@ -18,7 +18,7 @@ from stepguard.rules.evaluate import Evaluator, Truth, Watch
 from stepguard.rules.lifetimes import last_step
 from stepguard.rules.message import render
 from stepguard.rules.rule import Rule, Ruleset
-from stepguard.series.columns import Block
+from stepguard.series.blocks import Block
 from stepguard.signals import Frame, Layer
 
 _REVIEW = 100

@@ -12,7 +12,8 @@ from stepguard.recover.decision import Decision
 from stepguard.rules.alert import Change, Evidence
 from stepguard.rules.expression import compile_condition
 from stepguard.rules.rule import Rule
-from stepguard.series.columns import Block, decode, encode
+from stepguard.series.blocks import Block
+from stepguard.series.columns import decode, encode
 from stepguard.signals import Frame, Layer
 
 Render = Callable[..., str]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stepguard.recover.attempt import Attempt
 from stepguard.recover.pacing import known, pace, undone
-from stepguard.series.columns import Block
+from stepguard.series.blocks import Block
 from stepguard.signals import Frame, Vector
 
 HOT, COLD = 0.08, 2e-4

@@ -14,7 +14,7 @@ from stepguard.recover.attempt import Attempt
 from stepguard.recover.decision import Alarm, Decision, Outcome, Standing, decide
 from stepguard.recover.prescription import READS, Findings, prescribe
 from stepguard.rules.alert import Change
-from stepguard.series.columns import Block
+from stepguard.series.blocks import Block
 from stepguard.signals import Frame, Layer
 
 LATE = 0.9

@@ -15,7 +15,7 @@ from rich.text import Text
 from stepguard.report.charts import Axis, ColourfulDimension, LineChart
 from stepguard.report.palette import QUIET, SEVERITY
 from stepguard.report.summary import AlertCount
-from stepguard.series.columns import Block, Column
+from stepguard.series.blocks import Block, Column
 from stepguard.signals import HIST_BINS, Layer
 
 Array = NDArray[np.float64]

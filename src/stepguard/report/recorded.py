@@ -10,7 +10,7 @@ from stepguard.errors import RunFileError
 from stepguard.recover.decision import Decision
 from stepguard.report.summary import AttemptSummary, count_alerts
 from stepguard.rules.alert import Change, Evidence
-from stepguard.series.columns import Block
+from stepguard.series.blocks import Block
 from stepguard.signals import METRIC
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from stepguard.engine import Engine
 from stepguard.errors import RunFileError
 from stepguard.recover.attempt import Attempt
@@ -18,11 +20,13 @@ from stepguard.recover.recovery import Observation, Recovery
 from stepguard.rules.alert import Change
 from stepguard.rules.packs import read_text_rules
 from stepguard.rules.rule import Ruleset
-from stepguard.series.columns import Block, joined
+from stepguard.series.blocks import Block, joined
 from stepguard.series.runfile import AttemptRecord, RunFile
 
 _TOGETHER = 1024
 """Frames that are looked at together."""
+_READINGS = 32_768
+"""Readings of one signal that are looked at together at most, or nearly so."""
 _CLOSE = 128
 """Frames that are looked at one by one where something may happen."""
 
@@ -73,15 +77,27 @@ def replay(recording: RunFile, record: AttemptRecord, rules: Ruleset | None = No
 
 
 def _stretches(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The same frames in larger blocks."""
+    """The same frames in blocks of about the size that is looked at quickest."""
     gathered: list[Block] = []
     for block in blocks:
         gathered.append(block)
-        if sum(map(len, gathered)) >= _TOGETHER:
-            yield joined(gathered)
+        if sum(map(len, gathered)) >= _TOGETHER or sum(map(_readings, gathered)) >= _READINGS:
+            yield from _cut(joined(gathered))
             gathered = []
     if gathered:
-        yield joined(gathered)
+        yield from _cut(joined(gathered))
+
+
+def _cut(block: Block) -> Iterator[Block]:
+    pieces = max(_readings(block) // _READINGS, 1)
+    for places in np.array_split(np.arange(len(block)), pieces):
+        yield block.part(slice(places[0], places[-1] + 1))
+
+
+def _readings(block: Block) -> int:
+    """How many numbers its largest signal has."""
+    columns = block.vectors.values()
+    return max((np.count_nonzero(c.present) * c.values.shape[1] for c in columns), default=0)
 
 
 def _observed(recovery: Recovery, block: Block) -> Iterator[Observation]:

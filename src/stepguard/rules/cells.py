@@ -170,7 +170,7 @@ class Youth(Series):
     """What `early` looks at: the argument's readings of the first n steps, and none after."""
 
     def __init__(
-        self, key: str, node: Node, mask: Mask, argument: Cell[Any], history: History, n: int
+        self, key: str, node: Node, mask: Mask, argument: Cell[Any], history: History, *, n: int
     ) -> None:
         super().__init__(key, node, mask, argument, history)
         self._n = n

@@ -190,7 +190,7 @@ class Circuit:
         n, argument = function.reach(node.settings), self.cell(node.argument, mask)
         key = f"{key_of(node.argument, mask)} in the first {n}"
         self.history.reserve(key, n, (self.layers,) if node.argument.kind.vector else ())
-        youth = self.series[key] = Youth(key, node.argument, mask, argument, self.history, n)
+        youth = self.series[key] = Youth(key, node.argument, mask, argument, self.history, n=n)
         self._looked_at[key_of(node, mask)] = youth
         kept = Kept()
 

@@ -19,7 +19,7 @@ from stepguard.rules.tree import CLOCKS, Node
 from stepguard.rules.values import Mask, Scalar
 from stepguard.rules.watched import Watch, Watched
 from stepguard.rules.witness import Witnesses
-from stepguard.series.columns import Block, Column
+from stepguard.series.blocks import Block, Column
 from stepguard.signals import Frame, signal
 
 

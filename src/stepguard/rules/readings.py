@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stepguard.series.columns import Column
+from stepguard.series.blocks import Column
 from stepguard.signals import Vector
 
 KEPT = 60

@@ -19,6 +19,8 @@ Places = NDArray[np.intp]
 
 _MOST_PATTERNS = 16
 """Ways in which readings may lie before a step: with more of them, steps side by side save nothing."""
+_MOST_NUMBERS = 4_000_000
+"""Numbers in windows that lie side by side; of larger ones, running forms know the answer sooner."""
 
 
 class Irregular(Exception):
@@ -61,8 +63,7 @@ class Windows:
         return found
 
     def apply_steady(self, function: Callable[[Window], Array]) -> Array:
-        """The same of a function to which steps do not matter, beside the readings that lie in a full window."""
-        found = np.full((len(self._now), *self._shape), np.nan)
+        """The same of one that gives what the readings in a full window say, whenever they were taken."""
         _, these, which = np.unique(
             self._begin * (len(self._rows.steps) + 1) + self._end, return_index=True, return_inverse=True
         )
@@ -71,9 +72,8 @@ class Windows:
             rows = self._numbers(these[sizes])
             steps, full = np.arange(-rows.shape[1], 0) + 1, np.full((len(sizes), *self._shape), -np.inf)
             each[sizes] = self._side_by_side(function, steps, rows, full)
-        begun = self._now.reshape(-1, *(1 for _ in self._shape)) - self._reach + 1
-        found = each[which]
-        return np.where(self._rows.first <= begun, found, np.nan)
+        begin = self._now.reshape(-1, *(1 for _ in self._shape)) - self._reach + 1
+        return np.where(self._rows.first <= begin, each[which], np.nan)
 
     def apply_alone(self, function: Callable[[Window], Array]) -> Array:
         """The same of a function that is to see each window by itself."""
@@ -96,6 +96,8 @@ class Windows:
         rows: NDArray[np.intp],
         first: Array,
     ) -> Array:
+        if rows.size * self._rows.first.size > _MOST_NUMBERS:
+            raise Irregular
         columns = self._rows.values[rows.T].reshape(rows.shape[1], -1)
         return function(Window(steps, columns, first.reshape(-1))).reshape(len(rows), *self._shape)
 
@@ -118,18 +120,18 @@ def _share(value: Value, mask: Mask) -> Value:
 
 
 def _count(value: Value, mask: Mask) -> Value:
-    known = (value.known & mask).any(axis=-1)
-    return Value(np.count_nonzero(value.data & mask, axis=-1).astype(np.float64), known)
+    seen = np.count_nonzero(value.known & mask, axis=-1)
+    return Value(np.count_nonzero(value.data & mask, axis=-1).astype(np.float64), seen > 0)
 
 
 def _any(value: Value, mask: Mask) -> Value:
-    return Value((value.data & mask).any(axis=-1), (value.known & mask).any(axis=-1))
+    seen = np.count_nonzero(value.known & mask, axis=-1)
+    return Value(np.count_nonzero(value.data & mask, axis=-1) > 0, seen > 0)
 
 
 def _all(value: Value, mask: Mask) -> Value:
-    seen = value.known & mask
-    known = seen.any(axis=-1)
-    return Value((value.data | ~seen).all(axis=-1) & known, known)
+    seen = np.count_nonzero(value.known & mask, axis=-1)
+    return Value((np.count_nonzero(value.data & mask, axis=-1) == seen) & (seen > 0), seen > 0)
 
 
 def _first(value: Value, mask: Mask) -> Value:
@@ -149,7 +151,8 @@ def _at(value: Value, seen: Mask, place: Places) -> Value:
 
 def _worst(value: Value, mask: Mask) -> Value:
     number = value.known & mask & ~np.isnan(value.data)
-    return Value(np.where(number, value.data, -np.inf).max(axis=-1), number.any(axis=-1))
+    largest = np.max(np.where(number, value.data, -np.inf), axis=-1)
+    return Value(largest, np.count_nonzero(number, axis=-1) > 0)
 
 
 OVER_LAYERS: Mapping[str, Callable[[Value, Mask], Value]] = {

@@ -24,7 +24,7 @@ from stepguard.rules.screening import cost
 from stepguard.rules.side_by_side import OVER_LAYERS, Irregular, Places, Rows, Windows
 from stepguard.rules.tree import Call, Constant, Node, Operation, Read
 from stepguard.rules.values import Array, Mask, Value
-from stepguard.series.columns import Block
+from stepguard.series.blocks import Block
 from stepguard.series.detectors import Detection
 from stepguard.series.history import begun
 from stepguard.series.windows import STEADY
@@ -134,7 +134,7 @@ class _Look:
                     break
             return found
         data = self.value(node, mask).data
-        return (data & mask).any(axis=-1) if node.kind.vector else data
+        return np.count_nonzero(data & mask, axis=-1) > 0 if node.kind.vector else data
 
     def readings(self, series: Series) -> tuple[Places, Array]:
         """What windows keep of the argument of a series, and where in the block: what is finite."""

@@ -22,7 +22,7 @@ from typing import TypeAlias, TypeVar
 from stepguard.errors import RunFileError, StepguardWarning
 from stepguard.series import columns
 from stepguard.series.background import Background, Job
-from stepguard.series.columns import Block
+from stepguard.series.blocks import Block
 from stepguard.series.database import FORMAT, open_to_read, open_to_write
 from stepguard.series.records import AttemptRecord, Event, Meta, Thinned
 from stepguard.series.tables import LIMIT, Tables
