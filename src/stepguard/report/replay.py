@@ -26,7 +26,7 @@ from stepguard.series.runfile import AttemptRecord, RunFile
 _TOGETHER = 1024
 """Frames that are looked at together."""
 _READINGS = 32_768
-"""Readings of one signal that are looked at together at most, or nearly so."""
+"""Readings of a signal that are looked at together at most, or nearly so."""
 _CLOSE = 128
 """Frames that are looked at one by one where something may happen."""
 
@@ -95,9 +95,10 @@ def _cut(block: Block) -> Iterator[Block]:
 
 
 def _readings(block: Block) -> int:
-    """How many numbers its largest signal has."""
+    """How many numbers a signal has, on average."""
     columns = block.vectors.values()
-    return max((np.count_nonzero(c.present) * c.values.shape[1] for c in columns), default=0)
+    numbers = sum(np.count_nonzero(column.present) * column.values.shape[1] for column in columns)
+    return numbers // max(len(columns), 1)
 
 
 def _observed(recovery: Recovery, block: Block) -> Iterator[Observation]:

@@ -75,6 +75,20 @@ class Windows:
         begin = self._now.reshape(-1, *(1 for _ in self._shape)) - self._reach + 1
         return np.where(self._rows.first <= begin, each[which], np.nan)
 
+    def apply_to_two(self, function: Callable[[Array, Array], Array], n: int) -> Array:
+        """What a function gives of the reading now and of that n steps ago, as `prev` has it."""
+        steps = self._rows.steps
+        before = steps.searchsorted(self._now - n, side="right")
+        return function(self._newest(self._end, self._now - 1), self._newest(before, self._now - self._reach))
+
+    def _newest(self, end: Places, after: NDArray[np.int64]) -> Array:
+        """The last rows before some places, NaN where they are not from after a step."""
+        steps, values = self._rows[:2]
+        if not len(steps):
+            return np.full((len(end), *self._shape), np.nan)
+        there = ((end > 0) & (steps[end - 1] > after)).reshape(-1, *(1 for _ in self._shape))
+        return np.where(there, values[end - 1], np.nan)
+
     def apply_alone(self, function: Callable[[Window], Array]) -> Array:
         """The same of a function that is to see each window by itself."""
         steps, readings, first = self._rows[:3]

@@ -27,10 +27,12 @@ from stepguard.rules.values import Array, Mask, Value
 from stepguard.series.blocks import Block
 from stepguard.series.detectors import Detection
 from stepguard.series.history import begun
-from stepguard.series.windows import STEADY
+from stepguard.series.windows import OF_LAYERS, STEADY
 
 _SUMS = frozenset({"mean", "std", "ewma"})
 """Functions whose sums numpy makes in another order where there is a single column."""
+_STEADY = STEADY - {"slope"}
+"""Functions to which it does not matter how far apart the readings are."""
 
 
 class Group(NamedTuple):
@@ -213,20 +215,26 @@ class _Look:
     def _over_steps(self, function: OverSteps | Detector, node: Call, mask: Mask) -> Value:
         series = self._circuit.looked_at(node, mask)
         assert series is not None
-        rows, settings, positive = self._stretch.rows(series), node.settings, node.argument.positive
+        rows = self._stretch.rows(series)
         if isinstance(series, Youth):
             return self._early(series, rows, node)
-        windows = Windows(rows, self._steps, function.reach(settings))
-        if isinstance(function, Detector):
-            found = windows.apply(lambda window: _numbers(function.run(window, 0, settings)))
-        else:
-            run = function.run
-            alone = node.function in _SUMS and (rows.first.size == 1 or node.function == "ewma")
-            steady = node.function in STEADY and node.function != "slope"
-            apply = windows.apply_alone if alone else windows.apply_steady if steady else windows.apply
-            found = apply(lambda window: run(window, 0, settings, positive))
+        found = self._windowed(function, node, rows)
         known = ~np.isnan(found)
         return Value((found == 1) & known if node.kind.truth else found, known)
+
+    def _windowed(self, function: OverSteps | Detector, node: Call, rows: Rows) -> Array:
+        """What a function gives of the windows, by the quickest way that gives the same."""
+        name, settings, positive = node.function, node.settings, node.argument.positive
+        windows = Windows(rows, self._steps, function.reach(settings))
+        if isinstance(function, Detector):
+            return windows.apply(lambda window: _numbers(function.run(window, 0, settings)))
+        if name in OF_LAYERS and not np.isnan(rows.values).any():
+            return windows.apply_to_two(OF_LAYERS[name], int(settings["n"]))
+        if name in _SUMS and (rows.first.size == 1 or name == "ewma"):
+            apply = windows.apply_alone
+        else:
+            apply = windows.apply_steady if name in _STEADY else windows.apply
+        return apply(lambda window: function.run(window, 0, settings, positive))
 
     def _early(self, youth: Youth, rows: Rows, node: Call) -> Value:
         function, step = FUNCTIONS[node.function], int(self._steps[0])
