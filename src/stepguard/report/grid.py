@@ -11,6 +11,7 @@ from rich.text import Text
 from stepguard.engine import Engine
 from stepguard.errors import RunFileError
 from stepguard.report.palette import BAD
+from stepguard.report.stretches import happenings, stretches
 from stepguard.rules.sweep import Variant
 from stepguard.series.runfile import AttemptRecord, RunFile
 
@@ -49,9 +50,10 @@ def fire(recording: RunFile, record: AttemptRecord, variants: Sequence[Variant])
     engines = [Engine(variant.rules, record.layers, record.info["total_steps"]) for variant in variants]
     steps: list[list[int]] = [[] for _ in engines]
     signals = frozenset[str]().union(*(variant.rules.signals for variant in variants))
-    for frame in recording.frames(record.number, signals, hist=False):
+    for block in stretches(recording.blocks(record.number, signals)):
         for engine, fired in zip(engines, steps, strict=True):
-            fired += [change.step for change in engine.evaluate(frame) if change.state == "firing"]
+            for changes in happenings(block, engine.pass_over, engine.evaluate):
+                fired += [change.step for change in changes if change.state == "firing"]
     firings = tuple(Firings(fired[0] if fired else None, len(fired)) for fired in steps)
     return Row(recording.path.stem, record.number, record.outcome or "", firings)
 

@@ -6,29 +6,20 @@ frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from stepguard.engine import Engine
 from stepguard.errors import RunFileError
 from stepguard.recover.attempt import Attempt
 from stepguard.recover.decision import Decision, Standing
-from stepguard.recover.recovery import Observation, Recovery
+from stepguard.recover.recovery import Recovery
+from stepguard.report.stretches import happenings, stretches
 from stepguard.rules.alert import Change
 from stepguard.rules.packs import read_text_rules
 from stepguard.rules.rule import Ruleset
-from stepguard.series.blocks import Block, joined
 from stepguard.series.runfile import AttemptRecord, RunFile
-
-_TOGETHER = 1024
-"""Frames that are looked at together."""
-_READINGS = 32_768
-"""Readings of a signal that are looked at together at most, or nearly so."""
-_CLOSE = 128
-"""Frames that are looked at one by one where something may happen."""
 
 
 @dataclass(frozen=True)
@@ -67,49 +58,13 @@ def replay(recording: RunFile, record: AttemptRecord, rules: Ruleset | None = No
     except KeyError as error:
         raise RunFileError(f"{recording.path}: attempt {record.number} does not say {error}") from error
     steps, changes, decisions = 0, list[Change](), list[Decision]()
-    for block in _stretches(recording.blocks(record.number, recovery.signals)):
+    for block in stretches(recording.blocks(record.number, recovery.signals)):
         steps += len(block)
-        for observation in _observed(recovery, block):
+        for observation in happenings(block, recovery.pass_over, recovery.happened):
             changes += observation.changes
             if observation.decision is not None:
                 decisions.append(observation.decision)
     return Replay(record.number, steps, tuple(changes), tuple(decisions))
-
-
-def _stretches(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The same frames in blocks of about the size that is looked at quickest."""
-    gathered: list[Block] = []
-    for block in blocks:
-        gathered.append(block)
-        if sum(map(len, gathered)) >= _TOGETHER or sum(map(_readings, gathered)) >= _READINGS:
-            yield from _cut(joined(gathered))
-            gathered = []
-    if gathered:
-        yield from _cut(joined(gathered))
-
-
-def _cut(block: Block) -> Iterator[Block]:
-    pieces = max(_readings(block) // _READINGS, 1)
-    for places in np.array_split(np.arange(len(block)), pieces):
-        yield block.part(slice(places[0], places[-1] + 1))
-
-
-def _readings(block: Block) -> int:
-    """How many numbers a signal has, on average."""
-    columns = block.vectors.values()
-    numbers = sum(np.count_nonzero(column.present) * column.values.shape[1] for column in columns)
-    return numbers // max(len(columns), 1)
-
-
-def _observed(recovery: Recovery, block: Block) -> Iterator[Observation]:
-    """What happened in a block: over nearly all of it nothing does, which is told for many frames at once."""
-    while len(block):
-        block = block.part(slice(recovery.pass_over(block), None))
-        for frame in block.part(slice(_CLOSE)).frames():
-            observation = recovery.happened(frame)
-            if observation is not None:
-                yield observation
-        block = block.part(slice(_CLOSE, None))
 
 
 def _snapshots(recording: RunFile, attempt: int) -> Callable[[int], int | None]:
