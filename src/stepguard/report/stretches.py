@@ -1,4 +1,7 @@
-"""Recorded frames in stretches: over nearly all of a run nothing happens, which is told for many frames at once."""
+"""Recorded frames in stretches.
+
+Over nearly all of a run nothing happens, and that is told for many frames at once.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def stretches(blocks: Iterator[Block]) -> Iterator[Block]:
 
 
 def _cut(block: Block) -> Iterator[Block]:
-    pieces = max(_readings(block) // _READINGS, 1)
+    pieces = min(max(_readings(block) // _READINGS, 1), len(block))
     for places in np.array_split(np.arange(len(block)), pieces):
         yield block.part(slice(places[0], places[-1] + 1))
 
