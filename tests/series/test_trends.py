@@ -19,9 +19,11 @@ from stepguard.signals import Frame
 def plain(values: list[float]) -> float:
     count = len(values)
     score = sum(int(np.sign(late - early)) for early, late in combinations(values, 2))
+    if count < 3 or not score:
+        return np.nan if count < 3 else 0.0
     ties = sum(t * (t - 1) * (2 * t + 5) for t in Counter(values).values())
     variance = (count * (count - 1) * (2 * count + 5) - ties) / 18
-    return (score - np.sign(score)) / variance**0.5 if count > 2 and variance else np.nan
+    return (score - np.sign(score)) / variance**0.5
 
 
 READINGS = st.lists(

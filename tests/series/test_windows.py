@@ -80,9 +80,11 @@ def trend(steps: np.ndarray, x: np.ndarray, now: int, n: int) -> float:
     y = inside(steps, x, now, n)
     y = y[few(len(y), windows.TREND_READINGS)]
     k = len(y)
-    if not is_full(steps, now, n) or k < 3 or np.ptp(y) == 0:
+    if not is_full(steps, now, n) or k < 3:
         return np.nan
     score = sum(np.sign(b - a) for i, a in enumerate(y) for b in y[i + 1 :])
+    if score == 0:
+        return 0.0
     groups = np.unique(y, return_counts=True)[1]
     variance = (k * (k - 1) * (2 * k + 5) - sum(t * (t - 1) * (2 * t + 5) for t in groups)) / 18
     return (score - np.sign(score)) / np.sqrt(variance)

@@ -42,11 +42,13 @@ class RunningTrend:
         return self
 
     def z(self) -> float:
-        """The score in standard deviations, corrected for ties; NaN of too few readings, or of equals."""
-        variance = (weight(len(self._sizes)) - self._ties) / 18
-        if len(self._sizes) < 3 or not variance:
+        """The score in standard deviations, corrected for ties; NaN of too few readings."""
+        if len(self._sizes) < 3:
             return nan
-        return (self._score - copysign(1, self._score) * bool(self._score)) / sqrt(variance)
+        if not self._score:
+            return 0.0
+        variance = (weight(len(self._sizes)) - self._ties) / 18
+        return (self._score - copysign(1, self._score)) / sqrt(variance)
 
 
 def weight(count: int) -> int:

@@ -159,17 +159,17 @@ def slope(x: Window, step: int, n: int) -> Array:
 def trend(x: Window, step: int, n: int) -> Array:
     """How surely x rises (positive) or falls over the last n steps: Mann-Kendall's z, corrected for ties.
 
-    From three readings at least, of a number per layer from 32 at most, evenly chosen; no value where all are
-    equal. Readings that depend on their neighbours make it larger than it should be.
+    From three readings at least, of a number per layer from 32 at most, evenly chosen; 0 where as many pairs
+    rise as fall, also where all are equal. Readings that depend on their neighbours make it larger than it
+    should be.
     Mann (1945), Nonparametric tests against trend.
     """
     _, values = robust.thin(x.cut(step, n), TREND_READINGS)
     count = robust.readings(values).astype(np.float64)
     score = _kendall_score(values)
     variance = (_kendall_weight(count) - _ties(values)) / 18
-    enough = (count > 2) & (variance > 0)
-    z = (score - np.sign(score)) / np.sqrt(np.where(enough, variance, np.nan))
-    return _where_full(x, step, n, z)
+    z = (score - np.sign(score)) / np.sqrt(np.where(score == 0, 1.0, variance))
+    return _where_full(x, step, n, np.where(count > 2, z, np.nan))
 
 
 def zscore(x: Window, step: int, n: int, *, log: bool = False) -> Array:
