@@ -38,11 +38,11 @@ class EmitChannels(nn.Conv2d):
 class Watching:
     """A model under a collector, stepped as the guard steps it."""
 
-    def __init__(self, model: nn.Module, optimizer: Any = None, choice: Any = None) -> None:
+    def __init__(self, model: nn.Module, optimizer: Any = None, choice: Any = None, asked: Any = ()) -> None:
         self.model = model
         self.faults: list[Exception] = []
         self.optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1)
-        self.collector = Collector(model, self.optimizer, choice, self.faults.append)
+        self.collector = Collector(model, self.optimizer, choice, self.faults.append, asked)
         self.steps = 0
 
     @property
@@ -172,8 +172,8 @@ def watching() -> Iterator[Callable[..., Watching]]:
     """Put models under collectors; at the end their hooks go."""
     made: list[Watching] = []
 
-    def watch(model: nn.Module, optimizer: Any = None, choice: Any = None) -> Watching:
-        made.append(Watching(model, optimizer, choice))
+    def watch(model: nn.Module, optimizer: Any = None, choice: Any = None, asked: Any = ()) -> Watching:
+        made.append(Watching(model, optimizer, choice, asked))
         return made[-1]
 
     yield watch

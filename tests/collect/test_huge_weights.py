@@ -99,6 +99,26 @@ def test_the_largest_of_a_large_tensor_is_seen_in_its_turn_and_all_else_at_once(
     assert healed.absmax[0] == pytest.approx(float(large.abs().max()))
 
 
+@pytest.mark.parametrize("signal", ["grad.absmax", "weight.absmax"])
+def test_the_largest_is_looked_for_everywhere_where_a_rule_asks(watching: Watch, signal: str) -> None:
+    def seen(asked: set[str]) -> tuple[float, float]:
+        watched = watching(nn.Sequential(layer := nn.Linear(400, 300)), asked=asked)
+        x = torch.randn(8, 400, generator=torch.Generator().manual_seed(0))
+        watched.train(x)
+        with torch.no_grad():
+            layer.weight[-1, -1] = 50.0
+        x[:, -1] = 1e4  # the last column gets the largest gradients
+        frame = watched.frame(watched.backward(x))
+        assert layer.weight.grad is not None
+        tensor = layer.weight.grad if signal.startswith("grad") else layer.weight
+        return watched.read(frame, signal, "0"), float(tensor.detach().abs().max())
+
+    told, largest = seen({signal})
+    assert told == pytest.approx(largest)
+    told, largest = seen(set())
+    assert told < largest
+
+
 def test_tensors_with_gaps_are_read_whole(huge: Tensor) -> None:
     gaps = torch.randn(2 * ROWS, WIDTH)[::2]
     assert gaps.numel() > HUGE

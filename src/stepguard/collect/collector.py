@@ -7,7 +7,7 @@ from each device that holds layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class Collector:
     """Everything that is measured of one model.
 
     `layers` are known, in depth order, once the first frame is made. `active` says whether the forward passes
-    to come are measured; it has to be set before they begin.
+    to come are measured; it has to be set before they begin. `asked` are the signals at which rules look.
 
     Raises:
         StepguardError: `choice` matches no layer.
@@ -47,17 +47,17 @@ class Collector:
         optimizer: Optimizer,
         choice: str | Sequence[str] | None,
         on_fault: Callable[[Exception], None],
+        asked: Collection[str] = (),
     ) -> None:
         self._watched = watched_modules(model, choice)
-        globs = None if choice is None else as_globs(choice)
-        self._taps = Taps(
-            model, self._watched, lambda layer: globs is None or matches(layer, globs), on_fault
-        )
+        globs = as_globs("*" if choice is None else choice)
+        self._taps = Taps(model, self._watched, lambda layer: matches(layer, globs), on_fault)
         self._dropouts = Dropouts(model)
         self._of_model = set(model.parameters())
         self._optimizer: Optimizer | None = optimizer
         self._on_fault = on_fault
         self._of_optimizer = [p for group in optimizer.param_groups for p in group["params"]]
+        self._asked = asked
         self._banks: list[ParameterBank] = []
         self._kept: list[Any] = []
         """Samples of the weights that were loaded, until the banks are made."""
@@ -176,7 +176,7 @@ class Collector:
         self._framer = Framer(len(self.layers))
         own = [p for item in self._watched for p in item.parameters]
         parameters = dict.fromkeys([*own, *self._of_optimizer])
-        self._banks = banks([p for p in parameters if not is_lazy(p) and p.numel()])
+        self._banks = banks([p for p in parameters if not is_lazy(p) and p.numel()], self._asked)
         members = {p: i for i, p in enumerate(p for bank in self._banks for p in bank.parameters)}
         pairs = [
             (self._places[item.layer.name], members[parameter])

@@ -6,8 +6,8 @@ the norm and the extremes; `numbers` reduces the host copies to a row of numbers
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -49,8 +49,9 @@ class ParameterBank:
     before.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], asked: Collection[str]) -> None:
         self.parameters = list(parameters)
+        self._asked = asked
         first = self.parameters[0]
         self._plain = all(p.dim() and not p.is_complex() for p in self.parameters)
         """Whether all are real numbers of one dimension or more, as they lie."""
@@ -60,7 +61,7 @@ class ParameterBank:
         self._device = first.device
         self._make_room()
         self._gradients: Gathered | None = None
-        self._grad_passes = self._passes([], in_turn=False)
+        self._grad_passes = self._passes([], "grad")
         self.has_grad: list[bool] = []
         """Which parameters had a gradient at the last `screen`."""
         self._with_grad: list[int] = []
@@ -70,10 +71,11 @@ class ParameterBank:
 
     def _make_room(self) -> None:
         self._now, self._before = (Gathered(self._weights, self._dtype) for _ in range(2))
-        self._weight_passes = self._passes([self._weights[i] for i in self._now.large], in_turn=True)
+        self._weight_passes = self._passes([self._weights[i] for i in self._now.large], "weight")
 
-    def _passes(self, tensors: Sequence[Tensor], *, in_turn: bool) -> Passes:
-        return Passes(tensors, self._dtype, self._device, in_turn=in_turn)
+    def _passes(self, tensors: Sequence[Tensor], of: Literal["weight", "grad"]) -> Passes:
+        exact = f"{of}.absmax" in self._asked
+        return Passes(tensors, self._dtype, self._device, in_turn=of == "weight", exact=exact)
 
     @property
     def sliced(self) -> bool:
@@ -137,7 +139,7 @@ class ParameterBank:
         ]
         if self._gradients is not None:
             # All elements first: the places of the sample are then in the cache.
-            parts.append(self._grad_passes.look([grads[i] for i in self._gradients.large], everything=True))
+            parts.append(self._grad_passes.look([grads[i] for i in self._gradients.large], everything=False))
             self._gradients.gather(grads)
             parts.append(self._gradients.buffer)
         return parts
@@ -153,7 +155,7 @@ class ParameterBank:
             self._gradients = None
         elif self._gradients is None or not self._gradients.fits(grads):
             self._gradients = Gathered(grads, self._dtype)
-            self._grad_passes = self._passes([grads[i] for i in self._gradients.large], in_turn=False)
+            self._grad_passes = self._passes([grads[i] for i in self._gradients.large], "grad")
         return grads
 
     def second_moments(self, optimizer: Optimizer) -> list[Tensor]:
@@ -193,12 +195,12 @@ def _terms(grad: Tensor) -> Tensor:
     return grad._values() if grad.is_sparse else grad  # pyright: ignore[reportPrivateUsage]
 
 
-def banks(parameters: Sequence[nn.Parameter]) -> list[ParameterBank]:
-    """Group parameters by device and number format."""
+def banks(parameters: Sequence[nn.Parameter], asked: Collection[str]) -> list[ParameterBank]:
+    """Group parameters by device and number format; of signals that rules ask for nothing is left out."""
     groups: dict[tuple[torch.device, torch.dtype], list[nn.Parameter]] = {}
     for parameter in parameters:
         groups.setdefault((parameter.device, parameter.dtype), []).append(parameter)
-    return [ParameterBank(group) for group in groups.values()]
+    return [ParameterBank(group, asked) for group in groups.values()]
 
 
 def joined(found: Sequence[ParameterNumbers]) -> ParameterNumbers:

@@ -67,20 +67,26 @@ class _Piece(NamedTuple):
 class Passes:
     """Reads tensors of fixed layouts, which must not be empty.
 
-    With `in_turn` each look reads one of SLICES slices of a tensor of HUGE elements or more, and looks in one
-    for the extremes of a LARGE one; of the others it tells what was found last. What was not finite is read
-    again at each look.
+    Each look looks in one of SLICES slices of a LARGE tensor for its extremes, unless `exact`, and reads one
+    of a tensor of HUGE elements or more, if `in_turn`; of the others it tells what was found last. What was
+    not finite is read again at each look.
     """
 
     def __init__(
-        self, tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device, *, in_turn: bool
+        self,
+        tensors: Sequence[Tensor],
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        in_turn: bool,
+        exact: bool = False,
     ) -> None:
         self._dtype, self._device = dtype, device
         cuts = [_cuts(tensor, HUGE) if in_turn else [None] for tensor in tensors]
         self.sliced = any(len(parts) > 1 for parts in cuts)
         """Whether any tensor is read in slices."""
         # On another device a call costs more than what it reads.
-        few = in_turn and device.type == "cpu"
+        few = device.type == "cpu" and not exact
         finer = [_cuts(tensor, LARGE) if few else [None] for tensor in tensors]
         self._most = max(map(len, finer), default=1)
         rows = sum(map(len, cuts))

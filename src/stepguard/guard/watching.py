@@ -144,7 +144,7 @@ class _Shared:
             self.faults.say(text)
 
     def collector(self, layers: str | Sequence[str] | None) -> Collector:
-        collector = Collector(self.model, self.optimizer, layers, self.faults)
+        collector = Collector(self.model, self.optimizer, layers, self.faults, self.rules.signals)
         for complaint in collector.complaints():
             self.complain(complaint)
         return collector
