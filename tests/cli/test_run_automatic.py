@@ -65,7 +65,7 @@ def test_it_is_guarded_restarted_and_cured(tmp_path: Path) -> None:
     assert out[0] == "lr 0.1"
     assert out[1] == "lr 0.1", "what the script sets; the guard scales it at the first step"
     assert out[2].startswith("the end 0."), out
-    assert out[2] != "the end 0.1", "sought in the first steps of the second attempt"
+    assert out[2] != "the end 0.1", "what the remedy of the second attempt makes of it"
     with RunFile(find_run(tmp_path / "runs")) as recording:
         first, second = recording.attempts()
         frames = list(recording.frames(second.number))
