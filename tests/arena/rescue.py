@@ -66,8 +66,10 @@ class Rescue:
     strategy: str
     score: float = -1.0
     """Normalised, of the attempt that ended; -1 where none did."""
+    steps: int = 0
+    """Of all attempts."""
     budget: float = 0.0
-    """Steps of all attempts over those of the bare run."""
+    """These over those of the bare run."""
     history: list[str] = field(default_factory=list[str])
 
     @property
@@ -81,7 +83,8 @@ def _attempt(scenario: Scenario, rescue: Rescue, attempt: stepguard.Attempt) -> 
     torch.manual_seed(attempt.seed)
 
     def count(_: object) -> None:
-        rescue.budget += 1 / steps
+        rescue.steps += 1
+        rescue.budget = rescue.steps / steps
 
     change = STRATEGIES[rescue.strategy]
     try:

@@ -40,7 +40,7 @@ def with_hist(layers: int, steps: int) -> Iterator[Frame]:
 def write(path: Path, layers: int, steps: int, total: int | None) -> None:
     """Write the run."""
     writer = RunWriter(path)
-    info = {"dry_run": False, "standings": {}, "seed": 0, "lr_scale": 1.0, "init": None, "clip": None}
+    info = {"dry_run": False, "restarts": {}, "seed": 0, "lr_scale": 1.0, "init": None, "clip": None}
     writer.begin_attempt(1, {**info, "total_steps": total})
     writer.layers([Layer(f"block{place}", TYPES[place % len(TYPES)]) for place in range(layers)])
     for frame in with_hist(layers, steps):

@@ -28,7 +28,7 @@ def record(path: Path, grows: int, *, total: bool = True) -> None:
     """Record 40 steps in which so many layers grow by 0.1 a step; the loss is above 2 at steps 30 and 33."""
     writer = RunWriter(path)
     info: dict[str, Any] = {"seed": 0, "lr_scale": 1.0, "init": None, "clip": None, "dry_run": False}
-    info |= {"rules": RULES, "standings": {}} | ({"total_steps": None} if total else {})
+    info |= {"rules": RULES, "restarts": {}} | ({"total_steps": None} if total else {})
     writer.begin_attempt(1, info)
     writer.layers(LAYERS)
     for step in range(40):

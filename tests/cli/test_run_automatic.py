@@ -25,14 +25,15 @@ class Wrapper(torch.nn.Module):
 torch.manual_seed(0)
 model, other = Wrapper(), torch.nn.Linear(8, 8)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-print("lr", optimizer.param_groups[0]["lr"], flush=True)
+print("begins", flush=True)
 scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
 for step in range(60):
     with torch.no_grad():
         x = other(torch.randn(32, 8))
     loss = F.cross_entropy(model(x), torch.randint(0, 2, (32,)))
-    if step >= 20 and optimizer.param_groups[0]["lr"] == 0.1:
+    if step >= 20 and not 0.009 < moved < 0.011:  # what only the remedy's pace cures
         loss = loss * float("nan")
+    before = torch.nn.utils.parameters_to_vector(model.net[0].parameters()).detach()
     optimizer.zero_grad()
     if "scaled" in sys.argv:
         scaler.scale(loss).backward()
@@ -41,7 +42,9 @@ for step in range(60):
     else:
         loss.backward()
         optimizer.step()
-print("the end", optimizer.param_groups[0]["lr"])
+    after = torch.nn.utils.parameters_to_vector(model.net[0].parameters()).detach()
+    moved = float((after - before).norm() / before.norm())
+print("the end")
 """
 
 
@@ -62,10 +65,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, list[str], str]:
 def test_it_is_guarded_restarted_and_cured(tmp_path: Path) -> None:
     code, out, err = run(tmp_path)
     assert code == 0, err
-    assert out[0] == "lr 0.1"
-    assert out[1] == "lr 0.1", "what the script sets; the guard scales it at the first step"
-    assert out[2].startswith("the end 0."), out
-    assert out[2] != "the end 0.1", "sought in the first steps of the second attempt"
+    assert out == ["begins", "begins", "the end"]
     with RunFile(find_run(tmp_path / "runs")) as recording:
         first, second = recording.attempts()
         frames = list(recording.frames(second.number))

@@ -118,7 +118,7 @@ def test_what_is_handed_over_comes_back_the_same(tmp_path) -> None:
         lr_scale=0.25,
         init="lsuv",
         clip=1.5,
-        standings={"r": Standing(1, 2, 7, 9, True, (1, 1)), "1:q": Standing()},
+        standings={"r": Standing(1, 2, 7, 9, True, (1, 1), (0, 2)), "1:q": Standing()},
         run_path=tmp_path / "run.sqlite",
         resume=tmp_path / "run.sqlite",
     )

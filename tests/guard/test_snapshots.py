@@ -168,7 +168,8 @@ def test_each_guard_of_an_attempt_keeps_its_own_ladders(training, rules) -> None
             )
 
     stepguard.supervise(train)
-    assert decided == [[(2, "restart"), (0, "lower_lr"), (1, "warn")], [(2, "warn"), (0, "warn")]]
+    lowered = [(0, "lower_lr"), (1, "warn")]
+    assert decided == [[(2, "restart"), *lowered], [(2, "warn"), *lowered]], "only restarts stay spent"
 
 
 def test_a_model_that_is_too_large_for_the_memory_is_not_copied(

@@ -64,10 +64,9 @@ def test_the_first_attempt_changes_nothing() -> None:
     assert (attempt.init, attempt.clip, attempt.standings) == (None, None, {})
 
 
-def test_ladders_are_carried_on_and_a_cure_does_not_give_back_what_was_spent() -> None:
-    before = Attempt(standings={"r": Standing(1, 2, acted=7, fired=9, waiting=True)})
-    after = before.next({})
-    assert after.standings == {"r": Standing(1, 2, acted=None, fired=None, waiting=False, floor=(1, 2))}
+def test_of_ladders_what_restarts_have_spent_is_carried_on() -> None:
+    stood = Standing(2, 3, acted=7, fired=9, waiting=True, spent=(3, 0, 1), restarts=(0, 0, 2))
+    assert Attempt(standings={"r": stood}).next({}).standings == {"r": Standing(restarts=(0, 0, 2))}
 
 
 def draws() -> tuple[float, float, float]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, get_args
 
@@ -116,16 +117,19 @@ class Definition:
 
     def next_rung(self) -> int | None:
         rung = self.taken[-1][1] if self.taken else 0
-        uses = sum(1 for _, used in self.taken if used == rung)
-        if uses >= times(self.rule.ladder, rung):
-            rung += 1
-        while rung < len(self.rule.ladder) and self.worn_out(rung):
+        while rung < len(self.rule.ladder) and self.used_up(rung):
             rung += 1
         return rung if rung < len(self.rule.ladder) else None
 
-    def worn_out(self, rung: int) -> bool:
+    def used_up(self, rung: int) -> bool:
         action = self.rule.ladder[rung]
-        return action.kind in WEARS_OUT and self.ever.count(rung) >= CURES * (action.times or 1)
+        worn_out = action.kind in WEARS_OUT and self.ever.count(rung) >= CURES * (action.times or 1)
+        return self.uses(rung) >= times(self.rule.ladder, rung) or worn_out
+
+    def uses(self, rung: int) -> int:
+        """Nothing gives a restart back."""
+        restarts = self.rule.ladder[rung].kind == "restart"
+        return (self.ever if restarts else [used for _, used in self.taken]).count(rung)
 
     def asks(self, step: int, sight: Sight) -> int | None:
         """The rung it asks for at this step."""
@@ -168,7 +172,7 @@ def test_a_ladder_alone_goes_as_its_definition_says(
             assert decision.step == step
             assert decision.kind == ladder[decision.rung].kind
             assert decision.rungs == len(ladder)
-            assert decision.use == sum(1 for _, used in defined.taken if used == rung)
+            assert decision.use == defined.uses(decision.rung)
 
 
 @given(ladders, st.integers(1, 6))
@@ -289,36 +293,45 @@ def test_one_clear_step_too_few_is_no_cure() -> None:
 
 
 def test_what_cleared_without_an_action_is_no_cure() -> None:
-    ladder = Action("warn", {}, 1)
-    spent = {"r": Standing(0, 1, floor=(0, 1))}
+    ladder = Action("restart", {}, 1)
+    spent = {"r": Standing(restarts=(1,))}
     outcomes = run([rule(ladder, settle=1)], [begin_fresh([HOLDS, CLEAR])], standings=spent)
     assert acted(outcomes) == []
     assert not any(outcome.cured for outcome in outcomes)
 
 
 @given(ladders, histories, settles)
-def test_a_cure_gives_back_nothing_that_attempts_before_have_spent(
+def test_the_next_attempt_begins_at_the_foot_of_each_ladder_and_has_all_but_its_restarts(
     ladder: list[Action], history: list[Sight], settle: int
 ) -> None:
     only = rule(*ladder, settle=settle)
-    first = run([only], [history])[-1].standings
-    carried = {name: standing.next_attempt() for name, standing in first.items()}
-    before = first.get("r", Standing())
-    spent = before.rung, before.used
-    foot = carried.get("r", Standing())
-    assert foot.acted is None
-    assert foot.fired is None
-    assert not foot.waiting
+    first = run([only], [history])
+    restarts = Counter(o.decision.rung for o in first if o.decision and o.decision.kind == "restart")
+    carried = {name: standing.next_attempt() for name, standing in first[-1].standings.items()}
+    assert all(
+        (each.rung, each.used, each.acted, each.fired) == (0, 0, None, None) for each in carried.values()
+    )
     for outcome in run([only], [history], standings=carried):
-        standing = outcome.standings.get("r", foot)
-        assert (standing.rung, standing.used) >= spent
-        if outcome.decision is not None:
-            assert (outcome.decision.rung, outcome.decision.use) > spent
-        if outcome.cured:
-            assert (standing.rung, standing.used) == spent
+        if outcome.decision is not None and outcome.decision.kind == "restart":
+            restarts[outcome.decision.rung] += 1
+            assert outcome.decision.use == restarts[outcome.decision.rung]
+    for rung, taken in restarts.items():
+        times = ladder[rung].times or (1 if rung < len(ladder) - 1 else math.inf)
+        assert taken <= times, "neither a cure nor an attempt gives one back"
+    if all(action.kind != "restart" for action in ladder):
+        assert acted(run([only], [history], standings=carried)) == acted(first)
 
 
-def test_attempts_share_the_budget_of_a_rung() -> None:
+def test_bad_batches_are_skipped_in_the_next_attempt_as_in_the_first() -> None:
+    ladder = Action("skip", {}, 2), Action("restart", {}, 1), Action("halt")
+    first = run([rule(*ladder)], [begin_fresh([HOLDS] * 3)])
+    assert acted(first) == [(0, "skip", 0, 1), (1, "skip", 0, 2), (2, "restart", 1, 1)]
+    carried = {name: standing.next_attempt() for name, standing in first[-1].standings.items()}
+    second = run([rule(*ladder)], [begin_fresh([HOLDS] * 3)], standings=carried)
+    assert acted(second) == [(0, "skip", 0, 1), (1, "skip", 0, 2), (2, "halt", 2, 1)]
+
+
+def test_attempts_share_the_budget_of_a_restart() -> None:
     ladder = Action("restart", {}, 2), Action("halt")
     standings: dict[str, Standing] = {}
     done: list[tuple[int, str, int, int]] = []
@@ -408,7 +421,8 @@ def test_what_lost_to_its_own_kind_is_served(given_: tuple[list[Rule], list[list
             ask = alone(step, alarm, before)
             if ask is not None and outcome.decision is not None and ask.kind == outcome.decision.kind:
                 standing = outcome.standings[alarm.rule.name]
-                assert (standing.rung, standing.used, standing.acted) == (ask.rung, ask.use, step)
+                uses = standing.uses(alarm.rule.ladder[standing.rung])
+                assert (standing.rung, uses, standing.acted) == (ask.rung, ask.use, step)
         before = outcome.standings
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stepguard.engine import Engine
 from stepguard.errors import Place
 from stepguard.recover.attempt import Attempt
-from stepguard.recover.decision import Decision, Standing
+from stepguard.recover.decision import Decision
 from stepguard.recover.prescription import Findings, prescribe
 from stepguard.recover.recovery import Observation, Recovery
 from stepguard.rules.expression import compile_condition
@@ -128,12 +128,6 @@ def test_a_later_decision_keeps_the_reason_of_the_alert() -> None:
         (6, "halt"),
     ]
     assert {decision.reason for decision in made} == {"loss 3"}
-
-
-def test_ladders_begin_where_the_attempts_before_left_them() -> None:
-    spent = {"hot": Standing(0, 2, floor=(0, 2))}
-    made = decisions(a_recovery(attempt=Attempt(number=2, standings=spent)), [3.0])
-    assert [(decision.kind, decision.rung, decision.use) for decision in made] == [("halt", 1, 1)]
 
 
 def test_attempts_run_through_a_ladder_of_restarts() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 
 from stepguard.recover.attempt import Attempt
-from stepguard.recover.remedies import apply_attempt, clip_gradients, kaiming, lsuv, scale_lr, share_of_lr
+from stepguard.recover.remedies import apply_attempt, clip_gradients, kaiming, lsuv, scale_lr
 
 STEPS = 12
 CHANGED_AT = 5
@@ -163,29 +163,6 @@ def test_gradients_are_clipped_together(most: float) -> None:
     factor = min(1.0, most / 5)
     for weight, grad in zip(weights, grads, strict=True):
         torch.testing.assert_close(weight.grad, grad * factor, rtol=1e-4, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("make", "shares"),
-    [
-        (None, [1.0, 1.0]),
-        (lambda o: lr_scheduler.LambdaLR(o, lambda step: (step + 1) / 4), [0.25, 0.5, 0.75, 1.0, 1.0]),
-        (lambda o: lr_scheduler.LambdaLR(o, lambda step: 1e-5), [0.01, 0.01]),
-        (lambda o: lr_scheduler.OneCycleLR(o, 1.0, total_steps=10, pct_start=0.3), [0.04, 0.52, 1.0]),
-    ],
-)
-def test_the_share_of_its_largest_that_a_learning_rate_has(
-    make: MakeScheduler | None, shares: list[float]
-) -> None:
-    optimizer = an_optimizer()
-    scheduler = None if make is None else make(optimizer)
-    found: list[float] = []
-    for _ in shares:
-        found.append(share_of_lr(optimizer))
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
-    assert found == pytest.approx(shares, abs=0.01)
 
 
 def test_without_gradients_there_is_nothing_to_clip() -> None:

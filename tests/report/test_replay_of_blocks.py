@@ -20,7 +20,7 @@ from stepguard.signals import HIST_BINS, SIGNALS, Frame, Layer, Vector
 
 LAYERS = (Layer("conv", "Conv2d"), Layer("relu", "ReLU"), Layer("head", "Linear"))
 INFO = {
-    "total_steps": None, "dry_run": False, "standings": {}, "seed": 0, "lr_scale": 1.0, "init": None,
+    "total_steps": None, "dry_run": False, "restarts": {}, "seed": 0, "lr_scale": 1.0, "init": None,
     "clip": None,
 }  # fmt: skip
 OWN = """

@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stepguard.collect.collector import Collector, scalar_loss
-from stepguard.errors import RestartRequested, TrainingHalted, TrainingStopped
+from stepguard.errors import TrainingStopped
+from stepguard.guard.acting import Acting
 from stepguard.guard.snapshots import Snapshots
+from stepguard.guard.stepping import Stepping
 from stepguard.guard.telling import Subscriber, Telling
 from stepguard.recover.attempt import Attempt
 from stepguard.recover.decision import Decision
@@ -28,16 +30,11 @@ from stepguard.recover.observer import Observer
 from stepguard.recover.protocols import Scaler
 from stepguard.recover.ranks import Ranks
 from stepguard.recover.recovery import Observation
-from stepguard.recover.remedies import clip_gradients
 from stepguard.report.diagnosis import Diagnosis
 from stepguard.report.faults import Faults
 from stepguard.report.session import Reports
-from stepguard.report.summary import KEPT
 from stepguard.rules.alert import Change
 from stepguard.signals import METRIC
-
-_CHANGES = ("skip", "rollback", "lower_lr")
-"""What no rank does alone: its weights would not be those of the others any more."""
 
 
 class Guard:
@@ -52,21 +49,23 @@ class Guard:
         observer: Observer,
         reports: Reports,
         snapshots: Snapshots,
+        stepping: Stepping,
         ranks: Ranks,
         faults: Faults,
         attempt: Attempt,
     ) -> None:
         self._optimizer, self._scaler = optimizer, scaler
         self._collector, self._observer, self._reports = collector, observer, reports
-        self._snapshots, self._ranks = snapshots, ranks
+        self._snapshots, self._stepping, self._ranks = snapshots, stepping, ranks
         self._faults, self._attempt = faults, attempt
         self._loss: Tensor | None = None
         self._last_time: float | None = None
         self._metrics: dict[str, float] = {}
         self._telling = Telling(reports, faults)
+        self._act = Acting(observer, snapshots, self._telling, ranks=ranks, attempt=attempt, close=self.close)
         self._closed = False
-        self._stepping = False
-        """Inside `step`, which has more to do after the optimizer."""
+        self._inside = False
+        """Of `step`, which has more to do after the optimizer."""
         self._gate = Gate(optimizer, self._skips, self._passed)
         attempt.guards.append(self)
 
@@ -96,11 +95,11 @@ class Guard:
             self._faults.say("step() after close(): the optimizer takes its step, but nobody guards it")
         else:
             self.loss(loss)
-        self._stepping = True
+        self._inside = True
         try:
             self._take_step()
         finally:
-            self._stepping = False
+            self._inside = False
         self._passed()
 
     def _take_step(self) -> None:
@@ -134,12 +133,12 @@ class Guard:
         self._telling.notified.append(fn)
 
     def state_dict(self) -> dict[str, Any]:
-        """Step, windows, alerts and ladders, to be saved with a checkpoint."""
-        return self._observer.state_dict()
+        """Step, windows, alerts, ladders and the remedy in force, to be saved with a checkpoint."""
+        return self._snapshots.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken, of a model with the same layers."""
-        self._observer.load_state_dict(state)
+        """Go on where `state_dict` was taken, of a model with the same layers; its weights are not in it."""
+        self._snapshots.load_state_dict(state)
 
     def keep(self, **parts: Any) -> None:
         """Take more into the snapshots, by name: a second optimizer, averaged weights.
@@ -175,7 +174,7 @@ class Guard:
         if self._closed:
             return
         self._closed = True
-        self._snapshots.standardised.leave()
+        self._stepping.drop()
         self._observer.end()
         self._attempt.link.close()
         self._ranks.leave()
@@ -199,12 +198,12 @@ class Guard:
         """Observe the step at hand and do what was decided; tell whether the step must not happen."""
         if loss is not None:
             self.loss(loss)
-        inputs, within = self._snapshots.standardised, self._gate.within
-        if not within:  # the optimizer will not run the model
-            inputs.look()
+        self._stepping.drop()  # what a step that was broken off has left
+        if not self._gate.within:
+            self._stepping.look()
         skipped = self._pass(self._observer.observe)
-        if not (skipped or within):
-            inputs.enter()
+        if not skipped:
+            self._stepping.enter()
         return skipped
 
     def _pass(self, observe: Callable[[Tensor | None, Mapping[str, float]], Observation]) -> bool:
@@ -216,7 +215,7 @@ class Guard:
             self._snapshots.heard()
             self._attempt.link.step(observation.frame.step)
             self._publish(observation)
-            return self._carry_out(observation)
+            return self._act(observation)
         except TrainingStopped:
             raise
         except Exception as fault:
@@ -229,8 +228,8 @@ class Guard:
 
     def _passed(self) -> None:
         """A step is over, taken by the guard or by the loop itself."""
-        self._snapshots.standardised.leave()
-        if not (self._stepping or self._closed):
+        self._stepping.leave(self._observer.step)
+        if not (self._inside or self._closed):
             self._snapshots.after()
 
     def _leave(self, step: int) -> None:
@@ -255,46 +254,3 @@ class Guard:
         self._telling(observation)
         if observation.changes:
             self._snapshots.keeper.observed(observation.frame.step, self._observer.firing)
-
-    def _carry_out(self, observation: Observation) -> bool:
-        """Do what was decided; True if the step must not happen."""
-        decision = observation.decision or self._observer.surpassed
-        if decision is not None and not decision.dry_run:
-            self._telling.notify(observation)
-            if decision.kind in _CHANGES and self._ranks.apart:
-                return False
-            if decision.kind == "skip":
-                self._snapshots.buffers.put_back()
-                return True
-            if decision.kind == "rollback":
-                self._snapshots.going_back = decision
-                return True
-            self._do(decision)
-        if self._observer.measures:
-            self._snapshots.buffers.keep()
-        if self._attempt.clip is not None:
-            clip_gradients(self._optimizer, self._attempt.clip)
-        return False
-
-    def _do(self, decision: Decision) -> None:
-        if decision.kind == "lower_lr":
-            self._snapshots.scale_lr(float(decision.settings["by"]))
-        elif decision.kind == "snapshot":
-            self._snapshots.write_evidence(decision, self._telling.diagnosis(decision))
-        elif decision.kind in ("restart", "halt"):
-            self._stop(decision, self._telling.diagnosis(decision))
-
-    def _stop(self, decision: Decision, diagnosis: str) -> None:
-        """End the attempt before the weights are touched, and not before all ranks are done with it."""
-        if decision.kind == "halt" and self._snapshots.keeper.writer.run_path is not None:
-            self._snapshots.write_evidence(decision, diagnosis)
-        stopped = (
-            TrainingHalted(diagnosis, step=decision.step, rule=decision.rule)
-            if decision.kind == "halt"
-            else RestartRequested(diagnosis, step=decision.step, rule=decision.rule, remedy=decision.settings)
-        )
-        self._observer.end()
-        self._attempt.link.stop(stopped, self._attempt.standings)
-        self._ranks.same(decision.step)
-        self.close(f"{decision.kind if self._attempt.best is None else KEPT}: {decision.rule}")
-        raise stopped

@@ -10,6 +10,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from stepguard.errors import RunFileError, StepguardError
+from stepguard.guard.stepping import Stepping
 from stepguard.recover.attempt import Attempt
 from stepguard.recover.buffers import Buffers
 from stepguard.recover.decision import Decision
@@ -23,7 +24,6 @@ from stepguard.recover.remedies import scale_lr
 from stepguard.recover.resuming import broken_off, reached, take_over, unfinished
 from stepguard.recover.shelf import Grade, resumable
 from stepguard.recover.snapshot import Snapshot
-from stepguard.recover.standardised import Standardised
 from stepguard.report.faults import Faults
 from stepguard.report.session import Reports
 from stepguard.series.runfile import AttemptRecord
@@ -39,28 +39,36 @@ class Snapshots:
         scheduler: Scheduler | None,
         *,
         observer: Observer,
+        stepping: Stepping,
         reports: Reports,
         ranks: Ranks,
         faults: Faults,
         attempt: Attempt,
     ) -> None:
         self.keeper, self._optimizer, self._scheduler = keeper, optimizer, scheduler
-        self._observer, self._reports, self._ranks = observer, reports, ranks
+        self._observer, self._stepping = observer, stepping
+        self._reports, self._ranks = reports, ranks
         self._faults, self._attempt = faults, attempt
         self._order = len(attempt.guards)
         self.buffers = Buffers(keeper.parts.model)
         """As they were before a step that may have to be skipped."""
-        self.standardised = Standardised()
         self.going_back: Decision | None = None
         """A rollback that was decided, and waits for the end of the step that it skips."""
         self._resumed: Snapshot | None = None
         self._stopping: BaseException | None = None
         """What all ranks leave the training by, since a signal asked one of them."""
 
-    @property
-    def resumed(self) -> Mapping[str, Any]:
-        """What the snapshot that was gone on from holds of the guard; empty where none was."""
-        return {} if self._resumed is None else self._resumed.guard or {}
+    def state_dict(self) -> dict[str, Any]:
+        """What the guard knows and does: its windows, alerts and ladders, and the remedy in force."""
+        remedy = {**self._stepping.state_dict(), "lr_scale": self.keeper.lr_scale}
+        return {**self._observer.state_dict(), "remedy": remedy}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave; a state without a remedy leaves that as it is."""
+        self._observer.load_state_dict(state)
+        if "remedy" in state:
+            self._stepping.load_state_dict(state["remedy"])
+            self.keeper.lr_scale = float(state["remedy"]["lr_scale"])
 
     def before(self, step: int) -> None:
         """A step is about to be judged and taken."""
@@ -215,8 +223,7 @@ class Snapshots:
         take_over(self._attempt, record, self._order)
         self.keeper.go_on(snapshot)
         assert snapshot.guard is not None
-        self._observer.load_state_dict(snapshot.guard)
-        self.standardised.go_on(self.keeper.parts.model, snapshot.guard.get("inputs", {}))
+        self.load_state_dict(snapshot.guard)
         self._record_resumed(snapshot, {"ended": record.outcome, "reached": step})
         return True
 

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 
 from stepguard.collect.cadence import Cadence
 from stepguard.collect.collector import Collector
-from stepguard.guard.pace import Pace
 from stepguard.guard.session import Guard
 from stepguard.guard.snapshots import Snapshots
+from stepguard.guard.stepping import Stepping
 from stepguard.guard.telling import Subscriber
 from stepguard.recover.attempt import Attempt, current_attempt
 from stepguard.recover.keeper import Keeper
@@ -83,38 +83,9 @@ def watch(
     shared = _Shared(
         model, optimizer, scheduler, scaler, ruleset, cadence, total_steps, dry_run, faults, ranks
     )
-    collector, attempt = shared.collector(layers), shared.attempt
-    attempt.normalised = normalises(model)
-    _spare_trained(model, attempt, shared.complain)
-    reports = shared.reports(run, console)
-
-    def state() -> dict[str, Any]:
-        """What a snapshot holds of the guard; its parts are made below."""
-        return {
-            **observer.state_dict(),
-            "pace": pace.state_dict(),
-            "inputs": snapshots.standardised.state_dict(),
-        }
-
-    keeper = shared.keeper(reports, state)
-    observer = shared.observer(collector, keeper)
-    snapshots = shared.snapshots(keeper, observer, reports)
-    pace = Pace(attempt, optimizer, snapshots, total_steps)
-    shared.begin(snapshots)
-    guard = Guard(
-        optimizer,
-        scaler=scaler,
-        collector=collector,
-        observer=observer,
-        reports=reports,
-        snapshots=snapshots,
-        ranks=ranks,
-        faults=faults,
-        attempt=attempt,
-    )
-    for subscriber in (pace, *subscribers):
+    guard = shared.guard(layers, run, console)
+    for subscriber in subscribers:
         guard.subscribe(subscriber)
-    attempt.link.begin(attempt.run_path, model.register_forward_pre_hook)
     return guard
 
 
@@ -142,6 +113,41 @@ class _Shared:
         """Say what every rank would say in the same words: rank 0 does."""
         if self.ranks.main:
             self.faults.say(text)
+
+    def guard(
+        self,
+        layers: str | Sequence[str] | None,
+        run: str | Path | None,
+        console: Console | Literal["auto"] | None,
+    ) -> Guard:
+        """Make everything, and the training what the attempt asks for."""
+        attempt, collector = self.attempt, self.collector(layers)
+        attempt.normalised = normalises(self.model)
+        _spare_trained(self.model, attempt, self.complain)
+        reports = self.reports(run, console)
+
+        def state() -> dict[str, Any]:
+            return snapshots.state_dict()  # made below
+
+        keeper = self.keeper(reports, state)
+        observer = self.observer(collector, keeper)
+        stepping = self.stepping(keeper)
+        snapshots = self.snapshots(keeper, observer, stepping, reports)
+        self.begin(snapshots, observer, stepping)
+        guard = Guard(
+            self.optimizer,
+            scaler=self.scaler,
+            collector=collector,
+            observer=observer,
+            reports=reports,
+            snapshots=snapshots,
+            stepping=stepping,
+            ranks=self.ranks,
+            faults=self.faults,
+            attempt=attempt,
+        )
+        attempt.link.begin(attempt.run_path, self.model.register_forward_pre_hook)
+        return guard
 
     def collector(self, layers: str | Sequence[str] | None) -> Collector:
         collector = Collector(self.model, self.optimizer, layers, self.faults, self.rules.signals)
@@ -189,27 +195,47 @@ class _Shared:
             back=keeper.newest,
         )
 
-    def snapshots(self, keeper: Keeper, observer: Observer, reports: Reports) -> Snapshots:
+    def stepping(self, keeper: Keeper) -> Stepping:
+        return Stepping(
+            self.model,
+            self.optimizer,
+            attempt=self.attempt,
+            total_steps=self.total_steps,
+            lr_scale=lambda: keeper.lr_scale,
+            faults=self.faults,
+        )
+
+    def snapshots(
+        self, keeper: Keeper, observer: Observer, stepping: Stepping, reports: Reports
+    ) -> Snapshots:
         return Snapshots(
             keeper,
             self.optimizer,
             self.scheduler,
             observer=observer,
+            stepping=stepping,
             reports=reports,
             ranks=self.ranks,
             faults=self.faults,
             attempt=self.attempt,
         )
 
-    def begin(self, snapshots: Snapshots) -> None:
+    def begin(self, snapshots: Snapshots, observer: Observer, stepping: Stepping) -> None:
         """Make the training what the attempt asks for: gone on with, or with its remedy."""
-        attempt, inputs = self.attempt, snapshots.standardised
-        if attempt.resume is None or not snapshots.resume():
-            apply_attempt(
-                self.model, self.optimizer, self.scheduler, attempt, self.faults, standardised=inputs
-            )
-            if attempt.init is not None:
-                begin_alike(self.model, inputs.tensors, self.ranks)
+        attempt, inputs = self.attempt, stepping.standardised
+        if attempt.resume is not None and snapshots.resume():
+            return
+        apply_attempt(
+            self.model,
+            self.optimizer,
+            self.scheduler,
+            attempt,
+            self.faults,
+            standardised=inputs,
+            begins=lambda: observer.step == 0,
+        )
+        if attempt.init is not None:
+            begin_alike(self.model, inputs.tensors, self.ranks)
 
 
 def _spare_trained(model: nn.Module, attempt: Attempt, complain: Callable[[str], None]) -> None:

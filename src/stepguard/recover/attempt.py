@@ -33,7 +33,7 @@ class Attempt:
     clip: float | None = None
     """Largest Euclidean norm of all gradients together; None for no clipping."""
     pace: float | None = None
-    """Update of the median layer, relative to its weights, for which the learning rate is sought at first."""
+    """Update of each layer, relative to its weights, at which it is held; None: not held."""
     standings: Mapping[str, Standing] = field(default_factory=dict[str, Standing])
     """Where the rules stand on their ladders at the beginning: by rule, of further guards as `1:RULE`."""
     run_path: Path | None = None

@@ -1,6 +1,6 @@
 """Attempts that have to do better than the best one before them. Without torch.
 
-Flow: an attempt at a pace that was sought has ended. It may be far from what another pace would give, which
+Flow: an attempt whose pace was held has ended. It may be far from what another pace would give, which
 nothing in its own signals tells. While attempts and budget are left, challengers try the pace above, from
 another initialisation where that matters, and the one below; each ends as soon as it does worse. The best
 one stays. An attempt that no rule has ended though it did badly is challenged as well; one that needed no
@@ -23,7 +23,7 @@ LEAST = 50
 FACTORS = (3.0, 0.5)
 """The paces of the challengers, relative to that of the best attempt."""
 DOUBTED = (1.0, 0.3, 3.0)
-"""The same, relative to the pace that would be sought after a best attempt whose pace was not."""
+"""The same, relative to the pace that would be held after a best attempt whose pace was not."""
 FASTER = "lsuv"
 """How a faster challenger is initialised where the best attempt was left as it came: it bears more.
 
@@ -44,7 +44,7 @@ class Race(Generic[Result]):
         self._budget = budget
         self._steps = 0
         self._tried: list[tuple[str | None, float]] = []
-        """Initialisation and pace of each attempt whose pace was sought."""
+        """Initialisation and pace of each attempt whose pace was held."""
         self.best: tuple[Attempt, Result] | None = None
 
     @property

@@ -63,14 +63,21 @@ class Standing:
     """The last step at which its alert was firing."""
     waiting: bool = False
     """It asked, and a stronger action of another rule was taken instead."""
-    floor: tuple[int, int] = (0, 0)
-    """Rung and uses that attempts before this one have spent: a cure does not give them back."""
     spent: tuple[int, ...] = ()
     """How often each rung was taken in this attempt, cures or not; missing ones never."""
+    restarts: tuple[int, ...] = ()
+    """How often each rung has restarted the training, in all attempts: nothing gives one back."""
 
     def next_attempt(self) -> Standing:
-        """The standing that the next attempt begins with."""
-        return Standing(self.rung, self.used, floor=(self.rung, self.used))
+        """The standing that the next attempt begins with: at the foot, with all but the restarts as before.
+
+        What was left out, lowered or gone back to in one attempt has done nothing to the next.
+        """
+        return Standing(restarts=self.restarts)
+
+    def uses(self, action: Action) -> int:
+        """How often the rung on which it stands, which takes this action, was taken."""
+        return _at(self.restarts, self.rung) if action.kind == "restart" else self.used
 
 
 @dataclass(frozen=True)
@@ -137,17 +144,8 @@ def decide(
     taken = max(asks, key=lambda ask: STRENGTH.index(ask.action.kind))
     for ask in asks:
         served = ask.action.kind == taken.action.kind or ask.action.kind in TELLS_ONLY
-        after[ask.alarm.rule.name] = (
-            replace(
-                ask.standing,
-                used=ask.standing.used + 1,
-                acted=step,
-                waiting=False,
-                spent=_spend(ask.standing.spent, ask.standing.rung),
-            )
-            if served
-            else replace(after[ask.alarm.rule.name], waiting=True)
-        )
+        name = ask.alarm.rule.name
+        after[name] = _served(ask, step) if served else replace(after[name], waiting=True)
     also = tuple(ask.alarm.rule.name for ask in asks if ask is not taken)
     notified = tuple(ask.alarm.rule.name for ask in asks if ask.action.kind == "notify")
     decision = _decision(step, taken, also, dry_run)
@@ -155,6 +153,22 @@ def decide(
         decision = replace(decision, to=back)
     failed = tuple(ask.alarm.rule.name for ask in asks if _has_failed(step, ask))
     return Outcome(decision, after, cured, notified, failed, lacking)
+
+
+def _served(ask: _Ask, step: int) -> Standing:
+    """The standing of a rule after the action that it asked for."""
+    standing = ask.standing
+    restarts = (
+        _one_more(standing.restarts, standing.rung) if ask.action.kind == "restart" else standing.restarts
+    )
+    return replace(
+        standing,
+        used=standing.used + 1,
+        acted=step,
+        waiting=False,
+        spent=_one_more(standing.spent, standing.rung),
+        restarts=restarts,
+    )
 
 
 def _has_failed(step: int, ask: _Ask) -> bool:
@@ -182,7 +196,7 @@ def _cure(
             continue
         if standing.acted is not None:
             cured.append(name)
-        after[name] = Standing(*standing.floor, floor=standing.floor, spent=standing.spent)
+        after[name] = Standing(spent=standing.spent, restarts=standing.restarts)
     return after, tuple(cured)
 
 
@@ -190,7 +204,7 @@ def _ask(step: int, alarm: Alarm, standing: Standing, back: int | None) -> _Ask 
     """The action that the rule asks for at this step, and its standing moved to that action's rung."""
     ladder, stood = alarm.rule.ladder, standing.rung
     while standing.rung < len(ladder) and (
-        standing.used >= _times(ladder, standing.rung)
+        standing.uses(ladder[standing.rung]) >= _times(ladder, standing.rung)
         or _worn_out(ladder[standing.rung], standing)
         or (ladder[standing.rung].kind == "rollback" and back is None)
     ):
@@ -213,12 +227,17 @@ def _ask(step: int, alarm: Alarm, standing: Standing, back: int | None) -> _Ask 
 
 def _worn_out(action: Action, standing: Standing) -> bool:
     """Whether the rung helped so often for a while only that it helps no more."""
-    taken = standing.spent[standing.rung] if standing.rung < len(standing.spent) else 0
+    taken = _at(standing.spent, standing.rung)
     return action.kind in WEARS_OUT and taken >= CURES * (action.times or 1)
 
 
-def _spend(spent: tuple[int, ...], rung: int) -> tuple[int, ...]:
-    padded = [*spent, *[0] * (rung + 1 - len(spent))]
+def _at(counts: tuple[int, ...], rung: int) -> int:
+    """What was counted of a rung; missing ones never came up."""
+    return counts[rung] if rung < len(counts) else 0
+
+
+def _one_more(counts: tuple[int, ...], rung: int) -> tuple[int, ...]:
+    padded = [*counts, *[0] * (rung + 1 - len(counts))]
     padded[rung] += 1
     return tuple(padded)
 
@@ -240,7 +259,7 @@ def _decision(step: int, ask: _Ask, also: tuple[str, ...], dry_run: bool) -> Dec
         layer=ask.alarm.layer,
         rung=ask.standing.rung,
         rungs=len(ask.alarm.rule.ladder),
-        use=ask.standing.used + 1,
+        use=ask.standing.uses(ask.action) + 1,
         reason=ask.alarm.reason,
         also=also,
         dry_run=dry_run,

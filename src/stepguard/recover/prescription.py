@@ -30,7 +30,7 @@ SAME = 0.02
 MUCH, LITTLE = 0.75, 0.1
 """Shares of its first value by which a loss came down: much, whatever else is to be said; and hardly."""
 AIM = 0.01
-"""The update for which the next attempt seeks its learning rate."""
+"""The update of each layer, relative to its weights, that the next attempt holds."""
 RAW = 10.0
 """So many times 1 is the spread of inputs that were not normalised; or a mean so many times the spread."""
 READS = frozenset(
@@ -185,9 +185,9 @@ def _unpacked(packed: Mapping[str, Any]) -> Frame:
 def prescribe(findings: Findings, attempt: Attempt) -> Mapping[str, float | str]:
     """The remedy for the attempt after this one.
 
-    The learning rate is sought over decades by the size of the updates: roughly here, and once more in the
-    first steps of the attempt itself. A model that was badly initialised is initialised by LSUV; what the
-    second attempt left as it was, the third changes.
+    How far each layer moves is held from now on; the learning rate is brought near to that, over decades if
+    need be, lest updates are lost in rounding. A model that was badly initialised is initialised by LSUV;
+    what the second attempt left as it was, the third changes.
     """
     remedy: dict[str, float | str] = {}
     if attempt.pace is None:

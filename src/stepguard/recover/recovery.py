@@ -18,7 +18,7 @@ from stepguard.series.blocks import Block
 from stepguard.signals import Frame, Layer
 
 LATE = 0.9
-"""The progress from which an attempt whose pace is sought is no longer ended for another one."""
+"""The progress from which an attempt whose pace is held is no longer ended for another one."""
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,12 @@ def apply_attempt(
     on_fault: OnFault,
     *,
     standardised: Standardised | None = None,
+    begins: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Make model and optimizer what the attempt asks for; clipping and standardising are left to the step.
+    """Make model and optimizer what the attempt asks for; what is done at each step is left to the step.
 
-    `on_fault` is told what goes wrong later, in the forward pass that LSUV adds. Outside of
+    `on_fault` is told what goes wrong later, in the forward pass that LSUV adds; `begins` tells by then
+    whether the training still begins, and does not go on from a state that was loaded. Outside of
     `supervise`, which has done so, the generators are seeded from here on, if the attempt has a seed.
     """
     if attempt.seed and CURRENT.get() is None:
@@ -64,7 +66,7 @@ def apply_attempt(
         inputs = standardised or Standardised()
         if attempt.init == STANDARDISE:
             inputs.begin(model)
-        lsuv(model, on_fault, inputs)
+        lsuv(model, on_fault, inputs, begins)
 
 
 def seed_generators(seed: int) -> None:
@@ -72,21 +74,6 @@ def seed_generators(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def lr_of(optimizer: Optimizer) -> float:
-    """The learning rate of the first group."""
-    return float(optimizer.param_groups[0]["lr"])
-
-
-def share_of_lr(optimizer: Optimizer) -> float:
-    """Which share of its largest the learning rate has now, 0.01..1, as far as its scheduler tells.
-
-    What a scheduler of functions multiplies may never be reached; below a hundredth nothing is concluded.
-    """
-    group = optimizer.param_groups[0]
-    largest = max(float(group.get(key, 0.0)) for key in ("initial_lr", "max_lr"))
-    return min(1.0, max(0.01, float(group["lr"]) / largest)) if largest > 0.0 else 1.0
 
 
 def scale_lr(optimizer: Optimizer, scheduler: Scheduler | None, factor: float) -> None:
@@ -117,7 +104,7 @@ def _scale_scheduler(scheduler: Scheduler, factor: float) -> None:
 
 
 def hold_steps(optimizer: Optimizer) -> None:
-    """Have Rprop's steps stay at its learning rate, by which the pace is sought.
+    """Have Rprop's steps stay at its learning rate, so that all weights of a layer share in its pace.
 
     Left to themselves they shrink to nothing on batches that disagree on the sign of a gradient.
     """
@@ -174,12 +161,18 @@ def _gain(follower: nn.Module | None, last: bool) -> float:
     return 1.0 if last and follower is None else math.sqrt(2.0)
 
 
-def lsuv(model: nn.Module, on_fault: OnFault, standardised: Standardised | None = None) -> None:
+def lsuv(
+    model: nn.Module,
+    on_fault: OnFault,
+    standardised: Standardised | None = None,
+    begins: Callable[[], bool] = lambda: True,
+) -> None:
     """Give every linear and convolutional layer outputs of mean 0 and std 1 on the first batch it sees.
 
     Layer-sequential unit variance (Mishkin & Matas 2015, arXiv 1511.06422), in one extra forward pass just
     before the first in training mode: a layer's output is rescaled on its way, so the next layer already sees
-    the new one. What goes wrong in that pass ends it, and is told to `on_fault`.
+    the new one. What goes wrong in that pass ends it, and is told to `on_fault`. Nothing is done where
+    `begins` says by then that the training goes on from elsewhere.
 
     It begins from Kaiming, as the paper does from orthonormal weights: where the signal has died on the way,
     the spread is that of the biases, and scaling it up brings no signal back. Layers that are to take their
@@ -193,7 +186,8 @@ def lsuv(model: nn.Module, on_fault: OnFault, standardised: Standardised | None 
             return
         handle.remove()
         try:
-            _rescale(module, inputs, args, kwargs)
+            if begins():
+                _rescale(module, inputs, args, kwargs)
         except Exception as fault:
             on_fault(fault)
 

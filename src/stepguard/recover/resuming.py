@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,7 +51,5 @@ def take_over(attempt: Attempt, record: AttemptRecord, guard: int) -> None:
     info = record.info
     attempt.number, attempt.seed, attempt.lr_scale = record.number, info["seed"], info["lr_scale"]
     attempt.init, attempt.clip, attempt.pace = info["init"], info["clip"], info.get("pace")
-    attempt.leave(
-        guard,
-        {name: Standing(rung, used, floor=(rung, used)) for name, (rung, used) in info["standings"].items()},
-    )
+    restarts: Mapping[str, Sequence[int]] = info["restarts"]
+    attempt.leave(guard, {name: Standing(restarts=tuple(spent)) for name, spent in restarts.items()})

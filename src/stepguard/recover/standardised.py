@@ -71,9 +71,8 @@ class _Layer:
 
     def enter(self) -> None:
         """Make the weights those on standardised inputs."""
-        shift = self.module.weight @ self.mean
         if self._centres:
-            self.module.bias.add_(shift)
+            self.module.bias.add_(self.module.weight @ self.mean)
         self.module.weight.mul_(self.scale)
 
     def leave(self) -> None:
@@ -90,13 +89,14 @@ class Standardised:
         self._layers: dict[str, _Layer] = {}
         self._used: Sequence[_Layer] | None = None
         """Those whose inputs differ, found at the first step."""
-        self._own: list[tuple[Tensor, Tensor]] = []
+        self._own: list[tuple[_Layer, Tensor]] = []
         """The weights' own gradients, from when a step is looked at to its end."""
         self._inside: list[_Layer] = []
         """The layers whose weights are on standardised inputs: all within a step, none outside."""
 
     def begin(self, model: nn.Module) -> None:
         """Take in the layers whose inputs may be looked at: those that are trained, and not cut in pieces."""
+        self._used = None
         self._layers = {
             name: _Layer(module, torch.zeros_like(module.weight[0]), torch.ones_like(module.weight[0]))
             for name, module in model.named_modules()
@@ -128,12 +128,12 @@ class Standardised:
             weight = layer.module.weight
             if weight.grad is not None:
                 own, weight.grad = weight.grad, layer.gradient(weight.grad)
-                self._own.append((weight, own))
+                self._own.append((layer, own))
 
     @torch.no_grad()
     def enter(self) -> None:
-        """The step that was looked at is about to be taken."""
-        for layer in self._used or ():
+        """The step that was looked at is about to be taken; one that was not is left as it is."""
+        for layer, _ in self._own:
             layer.enter()
             self._inside.append(layer)
 
@@ -143,8 +143,8 @@ class Standardised:
         while self._inside:
             self._inside.pop().leave()
         while self._own:
-            weight, own = self._own.pop()
-            weight.grad = own
+            layer, own = self._own.pop()
+            layer.module.weight.grad = own
 
     def state_dict(self) -> dict[str, Any]:
         """Means and scales by layer."""

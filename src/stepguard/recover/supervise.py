@@ -26,9 +26,9 @@ def supervise(
     `train` builds model and optimizer anew and wraps them by `watch`, which applies the attempt's remedy. The
     generators of python, numpy and torch are seeded with `attempt.seed` before each.
 
-    An attempt whose learning rate was sought by `restart: auto` may end far from the best. While attempts are
-    left, all together take at most `budget` times the steps of one, and a twentieth of the first loss or more
-    is left, challengers follow it at other rates, the faster ones from another initialisation.
+    An attempt whose pace was chosen by `restart: auto` may end far from the best. While attempts are left,
+    all together take at most `budget` times the steps of one, and a twentieth of the first loss or more is
+    left, challengers follow it at other paces, the faster ones from another initialisation.
     A challenger that does worse is ended before `train` returns, at its last step at the latest: what `train`
     leaves at its end is that of the best attempt so far. A budget of 1 takes the first attempt that ends.
 

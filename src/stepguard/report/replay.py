@@ -88,9 +88,7 @@ def recorded_rules(recording: RunFile, record: AttemptRecord) -> Ruleset:
 
 def _attempt(number: int, info: Mapping[str, Any]) -> Attempt:
     """The attempt as it began."""
-    standings = {
-        name: Standing(rung, used, floor=(rung, used)) for name, (rung, used) in info["standings"].items()
-    }
+    standings = {name: Standing(restarts=tuple(spent)) for name, spent in info["restarts"].items()}
     return Attempt(
         number=number,
         seed=info["seed"],

@@ -148,10 +148,10 @@ def _fresh(folder: Path) -> Path:
 def _replayable(rules: Ruleset, attempt: Attempt) -> dict[str, Any]:
     """What a replay needs beside the frames, and the rule files as they were written."""
     guard = len(attempt.guards)
-    standings = {name: [each.rung, each.used] for name, each in attempt.standings_of(guard).items()}
+    restarts = {name: list(each.restarts) for name, each in attempt.standings_of(guard).items()}
     return {
         "rules": dump_rules(rules),
         "files": dict(rules.texts),
-        "standings": standings,
+        "restarts": restarts,
         "guard": guard,
     }

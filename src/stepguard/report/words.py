@@ -86,7 +86,7 @@ def _setting(name: str, value: float | str) -> str:
         case "clip":
             return f"gradients clipped at {text}"
         case "pace":
-            return f"learning rate sought for updates of {float(value):.2g} of the weights"
+            return f"each layer's updates held at {float(value):.2g} of its weights"
         case "seed":
             return f"seed +{text}"
         case _:

@@ -64,7 +64,7 @@ SETTINGS: Mapping[str, str] = {
     "lr": "Factor of the learning rate.",
     "init": "How the model is initialised; standardise: LSUV, and steps as on standardised inputs.",
     "clip": "Largest norm of the gradients.",
-    "pace": "Update, relative to the weights, for which the learning rate is sought in the first steps.",
+    "pace": "Update of each layer, relative to its weights, at which it is held.",
     "seed": "What is added to the seed.",
 }
 """What editors say of the settings of actions."""

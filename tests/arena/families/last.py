@@ -186,7 +186,9 @@ SCENARIOS = [
     photo.healthy("absolute-errors", criterion=F.l1_loss, schedule=f.one_cycle, lr=5e-3),
     photo.healthy("batch-8", batch=8, lr=1e-3, steps=1000),
     photo.failing("pixels-as-places", pixels=True),
-    photo.failing("sine-x100", model=lambda: siren(1000.0)),
+    # At the best of nine rates from 2e-6 to 2 and eleven paces from 1e-5 to 0.1, initialised anew or not, it
+    # comes to 0.49: between two pixels lie several turns of a sine.
+    photo.failing("sine-x100", model=lambda: siren(1000.0), curable=False),
     photo.failing("other-pixels", poison=lambda t, x, y: (x, y[torch.randperm(len(y))]), curable=False),
     photo.failing("sgd-timid", opt="sgd", lr=1e-4, model=waves),
     photo.failing("adam-lr-1", lr=1.0, model=waves),
