@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from arena.families import attention, classic, last, late, pictures, special, strings, structured
+from arena.families import (
+    attention,
+    classic,
+    diffusion,
+    distances,
+    last,
+    late,
+    pictures,
+    special,
+    strings,
+    structured,
+)
 from arena.training import Scenario
+
+MODULES = (classic, attention, special, pictures, strings, structured, late, last, distances, diffusion)
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
-    for module in (classic, attention, special, pictures, strings, structured, late, last)
+    for module in (
+        classic,
+        attention,
+        special,
+        pictures,
+        strings,
+        structured,
+        late,
+        last,
+        distances,
+        diffusion,
+    )
     for scenario in module.SCENARIOS
 }
 
@@ -30,15 +54,18 @@ LATEST = frozenset({"sets", "gauss"})
 """Two families more, written after rules that had seen the fresh ones; what they missed was seen later."""
 
 LAST = frozenset({"photo", "scan"})
-"""Two families more, written before the rules were tuned once more, and judged once, when that was over."""
+"""Two families more, written before the rules were tuned once more and judged once; then seen, too."""
 
-KINDS = ("tuning", "held out", "fresh", "latest", "last")
+BLIND = frozenset({"places", "diffusion"})
+"""Two families more, written by someone who had not seen the rules as they then were, and judged once."""
+
+KINDS = ("tuning", "held out", "fresh", "latest", "last", "blind")
 """What became of a family: tuned on, kept from that, or written later and met once the rules were there."""
 
 
 def kind(scenario: Scenario) -> str:
     """Which of `KINDS` its family is."""
-    seen = {"tuning": TUNING, "fresh": FRESH, "latest": LATEST, "last": LAST}
+    seen = {"tuning": TUNING, "fresh": FRESH, "latest": LATEST, "last": LAST, "blind": BLIND}
     return next((kind for kind, families in seen.items() if scenario.family in families), "held out")
 
 
