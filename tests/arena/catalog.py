@@ -4,35 +4,27 @@ from __future__ import annotations
 
 from arena.families import (
     attention,
+    blind,
     classic,
     diffusion,
     distances,
     last,
     late,
     pictures,
+    recipes,
     special,
     strings,
     structured,
 )
 from arena.training import Scenario
 
-MODULES = (classic, attention, special, pictures, strings, structured, late, last, distances, diffusion)
+MODULES = (
+    *(classic, attention, special, pictures, strings, structured, late, last, distances, diffusion),
+    *(blind, recipes),
+)
 
 SCENARIOS: dict[str, Scenario] = {
-    scenario.name: scenario
-    for module in (
-        classic,
-        attention,
-        special,
-        pictures,
-        strings,
-        structured,
-        late,
-        last,
-        distances,
-        diffusion,
-    )
-    for scenario in module.SCENARIOS
+    scenario.name: scenario for module in MODULES for scenario in module.SCENARIOS
 }
 
 TUNING = frozenset(
@@ -43,29 +35,26 @@ TUNING = frozenset(
 )  # fmt: skip
 """Thresholds may look at these families. All others were only ever reported."""
 
-FRESH = frozenset(
-    {
-        "mixer", "denoiser", "vae", "maxout", "dilated", "tagger", "reverse", "graph", "flow", "cross",
-    }
-)  # fmt: skip
-"""Families written after the rules were last tuned, by someone who had not seen them; reported apart."""
+LATER = {
+    "fresh": frozenset(
+        {"mixer", "denoiser", "vae", "maxout", "dilated", "tagger", "reverse", "graph", "flow", "cross"}
+    ),
+    "latest": frozenset({"sets", "gauss"}),
+    "last": frozenset({"photo", "scan"}),
+    "seen blind": frozenset({"places", "diffusion"}),
+    "blind": frozenset({"towers", "order", "recipe"}),
+}
+"""Families written later, one lot after the other, by someone who had not seen the rules as they then were.
 
-LATEST = frozenset({"sets", "gauss"})
-"""Two families more, written after rules that had seen the fresh ones; what they missed was seen later."""
+Each lot was judged once before the next rules looked at it, and that figure noted."""
 
-LAST = frozenset({"photo", "scan"})
-"""Two families more, written before the rules were tuned once more and judged once; then seen, too."""
-
-BLIND = frozenset({"places", "diffusion"})
-"""Two families more, written by someone who had not seen the rules as they then were, and judged once."""
-
-KINDS = ("tuning", "held out", "fresh", "latest", "last", "blind")
+KINDS = ("tuning", "held out", *LATER)
 """What became of a family: tuned on, kept from that, or written later and met once the rules were there."""
 
 
 def kind(scenario: Scenario) -> str:
     """Which of `KINDS` its family is."""
-    seen = {"tuning": TUNING, "fresh": FRESH, "latest": LATEST, "last": LAST, "blind": BLIND}
+    seen = {"tuning": TUNING, **LATER}
     return next((kind for kind, families in seen.items() if scenario.family in families), "held out")
 
 
