@@ -66,11 +66,11 @@ class Rescue:
     strategy: str
     score: float = -1.0
     """Normalised, of the attempt that ended; -1 where none did."""
+    budget: float = 0.0
+    """Steps of all attempts over those of the bare run."""
+    history: list[str] = field(default_factory=list[str])
     steps: int = 0
     """Of all attempts."""
-    budget: float = 0.0
-    """These over those of the bare run."""
-    history: list[str] = field(default_factory=list[str])
 
     @property
     def saved(self) -> bool:
