@@ -67,7 +67,7 @@ def test_what_was_written_is_read_back(path: Path, writer: RunWriter):
     writer.end_attempt("finished")
     writer.close()
     with RunFile(path) as run:
-        assert run.meta.format == 2 and run.meta.stepguard
+        assert run.meta.format == 3 and run.meta.stepguard
         assert run.attempts() == [AttemptRecord(1, {"seed": 0}, LAYERS, "finished")]
         assert [plain(read) for read in run.frames(1)] == [plain(one) for one in written]
         change = Event(
@@ -174,13 +174,13 @@ def test_unfit_files_are_told_apart(path: Path, tmp_path: Path):
     folder.mkdir()
     sqlite_of(foreign, "CREATE TABLE t (x)")
     RunWriter(path).close()
-    sqlite_of(path, "PRAGMA user_version = 3")
+    sqlite_of(path, "PRAGMA user_version = 4")
     for unfit, got, way_out in (
         (tmp_path / "no.sqlite", "no file", "name a file that a guarded run left"),
         (folder, "a folder", "name a file that a guarded run left"),
         (text, "a file that is not SQLite", "name a file that a guarded run left"),
         (foreign, "an SQLite file of something else", "name a file that a guarded run left"),
-        (path, "format 3, this version reads format 2", "pip install -U stepguard"),
+        (path, "format 4, this version reads format 3", "pip install -U stepguard"),
     ):
         with pytest.raises(RunFileError) as told:
             RunFile(unfit)

@@ -127,7 +127,7 @@ class Windows:
     ) -> Array:
         if rows.size * self._rows.first.size > _MOST_NUMBERS:
             raise Irregular
-        columns = self._rows.values[rows.T].reshape(rows.shape[1], -1)
+        columns = self._rows.values[rows.T].reshape(rows.shape[1], first.size)
         return function(Window(steps, columns, first.reshape(-1))).reshape(len(rows), *self._shape)
 
 

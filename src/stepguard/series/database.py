@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 from stepguard.errors import RunFileError
 
-FORMAT = 2
-"""Version of tables and blobs, kept as SQLite's `user_version`."""
+FORMAT = 3
+"""Version of tables, blobs and what an attempt says of itself, kept as SQLite's `user_version`."""
 _APPLICATION = 0x53474452
 """SQLite's `application_id` of a run file: "SGDR"."""
 _PATIENCE = 30
