@@ -36,6 +36,7 @@ CONDITIONS = (
     "mean(loss, 3) > 3 or std(loss, 9) > 1 or ewma(loss, 4) > 4",
     "mean(act.std, 3) > 4 or std(act.std, 9) > 3 or ewma(act.std, 4) > 5",
     "slope(loss, 9) > 0.3 or trend(loss, 12) > 2.5 or slope(act.std, 7) > 1 or trend(act.std, 20) > 2.5",
+    "trend(loss, 60) > 5 or trend(last(act.std), 50) < -5",
     "growth(grad_norm, 2) >= 2 or delta(loss, 1) > 2 or prev(lr, 3) > 4",
     "all(growth(act.std, 3) > 1.1) or share(delta(grad.norm, 4) < 0) > 0.8",
     "nonfinite(loss) or any(nonfinite(act.std))",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stepguard.rules.values import Array, Mask, Value
 from stepguard.series.history import Window
+from stepguard.series.trends import RunningTrend
 
 Places = NDArray[np.intp]
 
@@ -97,6 +98,20 @@ class Windows:
             for begin, end, now in zip(self._begin, self._end, self._now, strict=True)
         ]
         return np.array(found)
+
+    def trend(self) -> Array:
+        """`trend` of a number of the run, from all of its readings, as it is kept up to date live."""
+        running, found = RunningTrend(self._reach), np.full(len(self._now), np.nan)
+        rows = zip(self._rows.steps.tolist(), self._rows.values.tolist(), strict=True)
+        readings = list(rows)[int(self._begin[0]) :] if len(self._now) else []
+        place = 0
+        for number, (now, end) in enumerate(zip(self._now.tolist(), self._end - self._begin[0], strict=True)):
+            for step, value in readings[place:end]:
+                running.push(step, value)
+            place = int(end)
+            if self._rows.first <= now - self._reach + 1:
+                found[number] = running.at(now).z()
+        return found
 
     def _numbers(self, windows: Places) -> NDArray[np.intp]:
         """The rows that lie in windows of one size, shape (windows, size)."""

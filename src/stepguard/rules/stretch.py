@@ -228,6 +228,8 @@ class _Look:
         windows = Windows(rows, self._steps, function.reach(settings))
         if isinstance(function, Detector):
             return windows.apply(lambda window: _numbers(function.run(window, 0, settings)))
+        if name == "trend" and not node.argument.kind.vector:
+            return windows.trend()
         if name in OF_LAYERS and not np.isnan(rows.values).any():
             return windows.apply_to_two(OF_LAYERS[name], int(settings["n"]))
         if name in _SUMS and (rows.first.size == 1 or name == "ewma"):
