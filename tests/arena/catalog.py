@@ -41,8 +41,8 @@ LATER = {
     ),
     "latest": frozenset({"sets", "gauss"}),
     "last": frozenset({"photo", "scan"}),
-    "seen blind": frozenset({"places", "diffusion"}),
-    "blind": frozenset({"towers", "order", "recipe"}),
+    "fifth": frozenset({"places", "diffusion"}),
+    "sixth": frozenset({"towers", "order", "recipe"}),
 }
 """Families written later, one lot after the other, by someone who had not seen the rules as they then were.
 

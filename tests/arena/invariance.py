@@ -45,10 +45,10 @@ def main() -> None:
     args = parser.parse_args()
     runs = [o for o in outcomes(args.folder).values() if o.scenario in catalog.SCENARIOS]
     rules = load_rules("default")
-    plain = judge_all(rules, runs, args.folder, jobs=args.jobs)
+    plain = judge_all(rules, runs, args.folder, jobs=args.jobs, alone=False)
     table = Table("seen as", "same verdict", "failing stopped", "healthy stopped", "other verdict")
     for name, view in VIEWS.items():
-        found = judge_all(rules, runs, args.folder, jobs=args.jobs, view=view)
+        found = judge_all(rules, runs, args.folder, jobs=args.jobs, view=view, alone=False)
         pairs = list(zip(plain, found, strict=True))
         other = [b.outcome for a, b in pairs if (a.stopped is None) != (b.stopped is None)]
         whole = figures(found)

@@ -18,7 +18,9 @@ import numpy as np
 from arena.record import Outcome, Recording, path_of
 from stepguard.engine import Engine
 from stepguard.recover.decision import Alarm, Standing, decide
+from stepguard.report.stretches import happenings, stretches
 from stepguard.rules.rule import Ruleset
+from stepguard.series.blocks import Block
 from stepguard.signals import Frame, Vector
 
 STOPS = ("restart", "halt")
@@ -62,17 +64,34 @@ class _Ladder:
         self.standings = outcome.standings
         return None if outcome.decision is None else (outcome.decision.kind, outcome.decision.rule)
 
+    @property
+    def due(self) -> float:
+        """The step at which a rule that fires no more goes back to the foot of its ladder."""
+        settled = (s.fired + self.settle[name] for name, s in self.standings.items() if s.fired is not None)
+        return min(settled, default=float("inf"))
+
 
 def judge(
-    rules: Ruleset, outcome: Outcome, recording: Recording, total: bool = False, view: View | None = None
+    rules: Ruleset,
+    outcome: Outcome,
+    recording: Recording,
+    *,
+    total: bool = False,
+    view: View | None = None,
+    alone: bool = True,
 ) -> Verdict:
-    """Replay one run under rules; `total` says whether the run's length was known."""
+    """Replay one run under rules; `total` says whether the run's length was known.
+
+    Where not asked what each rule does `alone`, the replay ends with the attempt.
+    """
     engine = Engine(rules, recording.layers, outcome.steps if total else None)
     settle = {rule.name: rule.settle for rule in rules.rules}
-    whole, alone = _Ladder(settle), {rule.name: _Ladder(settle) for rule in rules.rules}
+    whole, alone_on = _Ladder(settle), {rule.name: _Ladder(settle) for rule in rules.rules}
     verdict = Verdict(outcome)
-    for frame in recording.frames:
-        changes = engine.evaluate(frame if view is None else view(frame))
+
+    def look(frame: Frame) -> bool:
+        """Take in one frame; whether that is all there is to know."""
+        changes = engine.evaluate(frame)
         fresh = {change.rule for change in changes if change.state == "firing"}
         for name in fresh:
             verdict.fired.setdefault(name, frame.step)
@@ -85,11 +104,19 @@ def judge(
             if rule.name in firing
         ]
         _note(verdict, frame.step, whole.decide(frame.step, alarms))
-        for rule in rules.rules:
+        for rule in rules.rules if alone else ():
             mine = [alarm for alarm in alarms if alarm.rule is rule]
-            taken = alone[rule.name].decide(frame.step, mine)
+            taken = alone_on[rule.name].decide(frame.step, mine)
             if taken and taken[0] in STOPS:
                 verdict.stops.setdefault(rule.name, frame.step)
+        return verdict.stopped is not None and not alone
+
+    def pass_over(block: Block) -> int:
+        return engine.pass_over(block.part(slice(int(np.searchsorted(block.steps, whole.due)))))
+
+    for block in stretches(iter([recording.block(rules.signals, view)])):
+        if any(happenings(block, pass_over, look)):
+            break
     failures = engine.take_failures()
     if failures:
         raise RuntimeError(f"{outcome.scenario}: {failures}")
@@ -98,10 +125,10 @@ def judge(
 
 
 def _judge_saved(
-    outcome: Outcome, *, rules: Ruleset, folder: Path, total: bool, view: View | None
+    outcome: Outcome, *, rules: Ruleset, folder: Path, total: bool, view: View | None, alone: bool
 ) -> Verdict:
     recording = Recording.load(path_of(folder, outcome.scenario, outcome.seed))
-    return judge(rules, outcome, recording, total, view)
+    return judge(rules, outcome, recording, total=total, view=view, alone=alone)
 
 
 def judge_all(
@@ -112,9 +139,10 @@ def judge_all(
     jobs: int,
     total: bool = True,
     view: View | None = None,
+    alone: bool = True,
 ) -> list[Verdict]:
-    """Replay recorded runs, in parallel processes."""
-    work = partial(_judge_saved, rules=rules, folder=folder, total=total, view=view)
+    """Replay recorded runs, in parallel processes; as `judge` does."""
+    work = partial(_judge_saved, rules=rules, folder=folder, total=total, view=view, alone=alone)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         return list(pool.map(work, runs, chunksize=4))
 

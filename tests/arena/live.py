@@ -107,7 +107,7 @@ def run(scenario: Scenario, seed: int) -> Found:
     outcome = Outcome(
         scenario.name, scenario.family, scenario.intent, seed, steps, raw, crashes(recording), 0.0
     )
-    return Found(outcome.label, judge(load_rules("default"), outcome, recording, total=True).by)
+    return Found(outcome.label, judge(load_rules("default"), outcome, recording, total=True, alone=False).by)
 
 
 def _work(job: tuple[str, str, int]) -> Found:

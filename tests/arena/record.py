@@ -10,7 +10,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -24,6 +24,7 @@ from arena import catalog
 from arena.crashes import crashes
 from arena.training import Scenario
 from stepguard.recover.recovery import Observation
+from stepguard.series.blocks import Block, Column
 from stepguard.signals import Frame, Layer, Vector
 
 FOLDER = Path(__file__).parents[2] / "runs" / "arena"
@@ -103,6 +104,30 @@ class Recording:
                     if known.any():
                         frame.vectors[name] = Vector(values, known)
         return cls(layers, frames)
+
+    def block(self, signals: Collection[str], view: Callable[[Frame], Frame] | None = None) -> Block:
+        """Some signals of all frames, or of what a view makes of these, side by side."""
+        frames = self.frames if view is None else [view(frame) for frame in self.frames]
+        scalars = {name for frame in frames for name in frame.scalars if name in signals}
+        vectors = {name for frame in frames for name in frame.vectors if name in signals}
+        nothing = Vector(np.full(len(self.layers), np.nan, np.float32), np.zeros(len(self.layers), np.bool_))
+        return Block(
+            np.array([frame.step for frame in frames], np.int64),
+            {name: _column([frame.scalars.get(name) for frame in frames]) for name in scalars},
+            {name: _columns([frame.vectors.get(name) for frame in frames], nothing) for name in vectors},
+            None,
+            np.zeros(len(frames), np.bool_),
+        )
+
+
+def _column(values: Sequence[float | None]) -> Column:
+    there = np.array([value is not None for value in values])
+    return Column(np.array([np.nan if value is None else value for value in values]), there, there)
+
+
+def _columns(vectors: Sequence[Vector | None], nothing: Vector) -> Column:
+    values, known = zip(*(vector or nothing for vector in vectors), strict=True)
+    return Column(np.stack(values), np.stack(known), np.array([vector is not None for vector in vectors]))
 
 
 def path_of(folder: Path, scenario: str, seed: int) -> Path:
