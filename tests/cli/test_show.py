@@ -1,6 +1,13 @@
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
 from dataclasses import asdict
 from pathlib import Path
 
@@ -175,3 +182,16 @@ def test_an_unreadable_run_is_exit_code_2(
         path.write_bytes(content)
     assert main(["show", str(path)]) == 2
     assert str(path) in capsys.readouterr().err
+
+
+def test_in_a_terminal_it_goes_through_the_pager_from_the_top(run: Path) -> None:
+    main_end, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 80, 0, 0))
+    settings = os.environ | {"PAGER": "head -n 3", "TERM": "xterm"}
+    command = [sys.executable, "-m", "stepguard", "show", str(run)]
+    shown = subprocess.run(command, stdin=terminal, stdout=terminal, env=settings, check=False, timeout=60)
+    os.close(terminal)
+    lines = os.read(main_end, 65536).decode().splitlines()
+    os.close(main_end)
+    assert shown.returncode == 0
+    assert [line.rstrip() for line in lines] == HEAD.splitlines()[:3]

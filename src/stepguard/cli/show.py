@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     with RunFile(path) as recording:
         shown = _Run(recording).show(args.attempt, args.layers)
     if args.svg is None and args.html is None:
-        Console().print(shown)
+        _print(shown)
         return FINE
     page = Console(
         record=True, width=_WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor"
@@ -63,6 +64,17 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None:
         _write(args.html, page.export_html(clear=False))
     return FINE
+
+
+def _print(shown: RenderableType) -> None:
+    """Print it, in a terminal from the top, since what happened comes first."""
+    console = Console()
+    if not console.is_terminal:
+        console.print(shown)
+        return
+    os.environ.setdefault("LESS", "FRX")  # colours, and no waiting where all fits
+    with console.pager(styles=True):
+        console.print(shown)
 
 
 def _write(file: Path, text: str) -> None:

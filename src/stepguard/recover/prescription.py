@@ -80,7 +80,7 @@ class Findings:
         """Take many frames into account: but for the first ones, those that count are few."""
         updated, measured = (_present(block, name) for name in ("update.ratio", "act.std"))
         if self.loss is not None and self.begun is not None:
-            before = measured[~np.isin(measured, updated)][: self.first is None]
+            before = measured[~np.isin(measured, updated)][:1]
             block = block.part(np.sort(np.concatenate((before, updated[-_RECENT:]))))
         for frame in block.frames():
             self.see(frame)
