@@ -23,7 +23,10 @@ _OF_MEDIAN = 1.4826 * 1.2533
 
 
 class Curve:
-    """The losses of an attempt, by step; NaN where there was none."""
+    """The losses of an attempt, by step; NaN where there was none.
+
+    A batch that was left out tells nothing of the weights: they are worth what they were the step before.
+    """
 
     def __init__(self) -> None:
         self._losses = array("f")
@@ -36,6 +39,10 @@ class Curve:
         """Take the loss of a step; those that were left out before it are not known."""
         self._losses.extend([math.nan] * (step - len(self)))
         self._losses.append(math.nan if loss is None else loss)
+
+    def leave_out(self, step: int) -> None:
+        """Take a step whose batch was left out."""
+        self.see(step, self._losses[step - 1] if 0 < step == len(self) else None)
 
     def level(self, step: int, window: int) -> float:
         """The median of the losses up to a step; one that is unknown or no number counts as infinite."""

@@ -25,6 +25,9 @@ from stepguard.recover.recovery import Observation, Recovery
 from stepguard.rules.rule import Ruleset
 from stepguard.signals import Frame, Layer
 
+_OF_STEPS = ("update.ratio", "weight.norm")
+"""What is not told of weights after a step that was not taken."""
+
 
 class Observer:
     """Counts the steps, from 0, and observes each.
@@ -65,7 +68,7 @@ class Observer:
         self._restored: Mapping[str, Any] | None = None
         self._step, self._sampled = 0, True
         self._stood = False
-        """The last step was not taken: how far the weights are from where they were tells of no update."""
+        """The last step was not taken: the weights tell of no update, nor that they stand still."""
         self.surpassed: Decision | None = None
         """What ends the attempt at this step because another one did better; no rule has asked for it."""
 
@@ -91,8 +94,8 @@ class Observer:
         if self._sampled:
             self._collector.remember(step)
         frame = self._collector.frame(step, loss, sampled=self._sampled)
-        if self._stood:
-            frame.vectors.pop("update.ratio", None)
+        for name in _OF_STEPS if self._stood else ():
+            frame.vectors.pop(name, None)
         return self._judge(frame, scalars)
 
     def left_out(self, loss: Tensor | None, scalars: Mapping[str, float]) -> Observation:
@@ -105,25 +108,29 @@ class Observer:
         frame.scalars |= scalars
         recovery = self._recovery = self._recovery or self._begin()
         observation = recovery.observe(self._agreed(frame))
-        self.surpassed = self._compared(observation.frame)
         for rule, reason in recovery.engine.take_failures():
             self._complain(f"rule {rule!r} failed and is left out from now on: {reason}")
         decision = observation.decision
-        self._stood = decision is not None and decision.kind in ("skip", "rollback") and not decision.dry_run
+        done = None if decision is None or decision.dry_run else decision.kind
+        self._stood = done in ("skip", "rollback")
         if self._stood:
             self._collector.weights_moved()
+        self.surpassed = self._compared(observation.frame, left_out=done == "skip")
         sampled, quiet = self._sampled, recovery.engine.quiet
         self._sampled = self._collector.active = self._cadence.measures(self._step, quiet=quiet)
         if self._sampled and not sampled:
             self._collector.remember(frame.step)
         return observation
 
-    def _compared(self, frame: Frame) -> Decision | None:
+    def _compared(self, frame: Frame, *, left_out: bool) -> Decision | None:
         """An end to the attempt, where it does worse than the best one before it has done."""
         attempt, step = self._attempt, frame.step
         if self._order:
             return None
-        attempt.curve.see(step, frame.scalars.get("loss"))
+        if left_out:
+            attempt.curve.leave_out(step)
+        else:
+            attempt.curve.see(step, frame.scalars.get("loss"))
         if attempt.best is None or not behind(attempt.curve, attempt.best, step):
             return None
         reason = "the loss is above that of the best attempt at this step: that one is kept"
