@@ -19,6 +19,8 @@ from stepguard.signals import Frame, Layer
 
 LATE = 0.9
 """The progress from which an attempt whose pace is held is no longer ended for another one."""
+CALMER = 0.5
+"""The same of a challenger: its pace comes down from there on, and its loss is compared with the best one's."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,10 @@ class Recovery:
         """Whether a restart would cost more than it can save, while all is finite.
 
         The pace has come down to a fifth by then and goes on to nothing; what the attempt is worth is told by
-        its loss, and others may challenge it.
+        its loss, and others may challenge it. A challenger that comes half-way has had its steps set aside.
         """
-        total = self.engine.total_steps
-        late = self._attempt.pace is not None and total is not None and frame.step >= LATE * total
+        total, least = self.engine.total_steps, LATE if self._attempt.best is None else CALMER
+        late = self._attempt.pace is not None and total is not None and frame.step >= least * total
         return late and all(math.isfinite(frame.scalars.get(name, 0.0)) for name in ("loss", "grad_norm"))
 
     def _decide(self, step: int, alarms: Sequence[Alarm]) -> Outcome:
