@@ -72,6 +72,21 @@ def test_losses_that_are_no_numbers_or_missing_are_the_worst() -> None:
     assert late.level(100, 10) == math.inf
 
 
+def test_batches_that_were_left_out_tell_nothing_of_what_the_weights_are_worth() -> None:
+    one_in_ten = Curve()
+    for step in range(STEPS):
+        if step % 10:
+            one_in_ten.leave_out(step)
+        else:
+            one_in_ten.see(step, 2.0 - 1.5 * step / STEPS)
+    assert len(one_in_ten) == STEPS
+    assert one_in_ten.last == pytest.approx(2.0 - 1.5 * 190 / STEPS)
+    assert first_behind(falling(1.0), one_in_ten) is not None
+    begun = Curve()
+    begun.leave_out(0)
+    assert begun.last == math.inf, "there is nothing to go by yet"
+
+
 def ended(attempt: Attempt, losses: Curve) -> Attempt:
     attempt.curve, attempt.last = losses, False
     return attempt

@@ -83,6 +83,11 @@ def acted(outcomes: Sequence[Outcome]) -> list[tuple[int, str, int, int]]:
     return [(d.step, d.kind, d.rung, d.use) for outcome in outcomes if (d := outcome.decision) is not None]
 
 
+def left_out(decision: Decision) -> bool:
+    """Whether it is a batch after a rollback that is as bad, of which a ladder takes no note."""
+    return decision.kind == "skip" and decision.use == 0
+
+
 kinds = st.sampled_from(STRENGTH)
 rungs = st.builds(Action, kinds, st.just({}), st.none() | st.integers(1, 3))
 ladders = st.lists(rungs, min_size=1, max_size=4)
@@ -154,7 +159,13 @@ class Definition:
         if wanted:
             self.taken.append((step, rung))
             self.ever.append(rung)
-        return rung if wanted else None
+            return rung
+        # What a rollback has brought back is not given to a batch that is as bad.
+        skip = next((r for r, a in enumerate(self.rule.ladder[: self.stands()]) if a.kind == "skip"), None)
+        return skip if before == "rollback" and sight.holds and not due else None
+
+    def stands(self) -> int:
+        return self.taken[-1][1] if self.taken else 0
 
 
 @given(ladders, histories, settles)
@@ -172,7 +183,7 @@ def test_a_ladder_alone_goes_as_its_definition_says(
             assert decision.step == step
             assert decision.kind == ladder[decision.rung].kind
             assert decision.rungs == len(ladder)
-            assert decision.use == defined.uses(decision.rung)
+            assert decision.use == (0 if left_out(decision) else defined.uses(decision.rung))
 
 
 @given(ladders, st.integers(1, 6))
@@ -184,7 +195,7 @@ def test_no_rung_is_taken_more_often_than_its_budget_and_then_there_is_no_decisi
     # Fresh at every step: an alert at one more layer each time.
     steps = (settle + 1) * (int(sum(budgets)) + 2)
     outcomes = run([rule(*limited, settle=settle)], [[FRESH] * steps])
-    done = acted(outcomes)
+    done = [each for each in acted(outcomes) if each[-1] > 0]
     assert [(rung, use) for _, _, rung, use in done] == [
         (rung, use + 1) for rung, budget in enumerate(budgets) for use in range(int(budget))
     ]
@@ -227,6 +238,34 @@ def test_without_a_snapshot_a_ladder_goes_as_one_without_rollbacks(
     first = next((step for step, sight in enumerate(history) if sight.fresh), None)
     if first is not None and ladder[0].kind == "rollback":
         assert found[first].lacking == ("r",)
+
+
+def test_a_batch_that_is_as_bad_after_a_rollback_is_left_out_while_that_has_its_time_to_show() -> None:
+    ladder = Action("skip", {}, 2), Action("rollback", {}, 2), Action("restart")
+    outcomes = run(
+        [rule(*ladder, settle=3)], [begin_fresh([HOLDS, HOLDS, HOLDS, HOLDS, CLEAR, HOLDS, HOLDS])]
+    )
+    assert acted(outcomes) == [
+        (0, "skip", 0, 1),
+        (1, "skip", 0, 2),
+        (2, "rollback", 1, 1),
+        (3, "skip", 0, 0),
+        (5, "rollback", 1, 2),
+        (6, "skip", 0, 0),
+    ]
+
+
+def test_a_count_in_a_row_begins_anew_after_a_step_that_was_taken() -> None:
+    ladder = Action("skip", {"in_a_row": 3}), Action("restart")
+    outcomes = run([rule(*ladder, settle=9)], [begin_fresh([HOLDS, HOLDS, CLEAR, *[HOLDS] * 4])])
+    assert [(step, kind, use) for step, kind, _, use in acted(outcomes)] == [
+        (0, "skip", 1),
+        (1, "skip", 2),
+        (3, "skip", 1),
+        (4, "skip", 2),
+        (5, "skip", 3),
+        (6, "restart", 1),
+    ]
 
 
 def test_a_rollback_says_where_it_goes_back_to() -> None:
@@ -405,6 +444,8 @@ def test_a_loser_of_another_kind_spends_nothing_and_asks_again_at_the_next_step(
                 previous.used,
                 previous.acted,
             )
+            if left_out(ask):
+                continue
             holds = ask.kind == "skip"
             again = alone(step + 1, Alarm(alarm.rule, fresh=False, holds=holds), outcome.standings)
             assert again is not None
@@ -419,7 +460,9 @@ def test_what_lost_to_its_own_kind_is_served(given_: tuple[list[Rule], list[list
     for step, outcome in enumerate(run(rules, seen)):
         for alarm in alarms(rules, [history[step] for history in seen]):
             ask = alone(step, alarm, before)
-            if ask is not None and outcome.decision is not None and ask.kind == outcome.decision.kind:
+            if ask is None or outcome.decision is None or left_out(ask):
+                continue
+            if ask.kind == outcome.decision.kind:
                 standing = outcome.standings[alarm.rule.name]
                 uses = standing.uses(alarm.rule.ladder[standing.rung])
                 assert (standing.rung, uses, standing.acted) == (ask.rung, ask.use, step)

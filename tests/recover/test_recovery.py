@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from stepguard.engine import Engine
 from stepguard.errors import Place
 from stepguard.recover.attempt import Attempt
+from stepguard.recover.curve import Curve
 from stepguard.recover.decision import Decision
 from stepguard.recover.prescription import Findings, prescribe
 from stepguard.recover.recovery import Observation, Recovery
@@ -164,8 +165,19 @@ def test_a_remedy_that_the_rule_names_is_taken_as_it_is() -> None:
         (90, 3.0, Attempt(number=2, pace=0.01), "warn"),
         (90, math.nan, Attempt(number=2, pace=0.01), "restart"),
         (90, 3.0, Attempt(), "restart"),
+        (49, 3.0, Attempt(number=3, pace=0.03, best=Curve()), "restart"),
+        (50, 3.0, Attempt(number=3, pace=0.03, best=Curve()), "warn"),
+        (50, math.inf, Attempt(number=3, pace=0.03, best=Curve()), "restart"),
     ],
-    ids=["before its last tenth", "in its last tenth", "what is not finite", "at a rate that is not sought"],
+    ids=[
+        "before its last tenth",
+        "in its last tenth",
+        "what is not finite",
+        "at a rate that is not sought",
+        "a challenger before it comes half-way",
+        "a challenger that has come half-way",
+        "a challenger that is not finite",
+    ],
 )
 def test_what_comes_to_an_end_by_itself_is_not_restarted(
     step: int, loss: float, attempt: Attempt, kind: str

@@ -22,6 +22,8 @@ STRENGTH: tuple[ActionKind, ...] = (
 TELLS_ONLY: frozenset[ActionKind] = frozenset({"warn", "notify", "snapshot"})
 """Actions that leave the training as it is: asked for when an alert fires, and not again while it goes on."""
 
+IN_A_ROW = "in_a_row"
+"""The setting of a rung whose uses count from the last step that was taken."""
 WEARS_OUT: frozenset[ActionKind] = frozenset({"lower_lr", "rollback"})
 CURES = 5
 """How often in an attempt the whole budget of a rung of these kinds may be spent, however often it cured."""
@@ -41,7 +43,7 @@ class Decision:
     """Place on the rule's ladder, from 0."""
     rungs: int
     use: int
-    """How often this rung was taken, this time included."""
+    """How often this rung was taken, this time included; 0 for a batch that is left out after a rollback."""
     reason: str
     also: tuple[str, ...] = ()
     """Other rules that asked for an action at the same step."""
@@ -98,6 +100,8 @@ class _Ask:
     alarm: Alarm
     standing: Standing
     action: Action
+    meanwhile: bool = False
+    """A batch is left out while a rollback has its time to show: the ladder stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def decide(
     if not asks:
         return Outcome(None, after, cured, lacking=lacking)
     taken = max(asks, key=lambda ask: STRENGTH.index(ask.action.kind))
-    for ask in asks:
+    for ask in (ask for ask in asks if not ask.meanwhile):
         served = ask.action.kind == taken.action.kind or ask.action.kind in TELLS_ONLY
         name = ask.alarm.rule.name
         after[name] = _served(ask, step) if served else replace(after[name], waiting=True)
@@ -203,6 +207,8 @@ def _cure(
 def _ask(step: int, alarm: Alarm, standing: Standing, back: int | None) -> _Ask | None:
     """The action that the rule asks for at this step, and its standing moved to that action's rung."""
     ladder, stood = alarm.rule.ladder, standing.rung
+    if IN_A_ROW in ladder[stood].settings and step - (standing.acted or 0) > 1:
+        standing = replace(standing, used=0)
     while standing.rung < len(ladder) and (
         standing.uses(ladder[standing.rung]) >= _times(ladder, standing.rung)
         or _worn_out(ladder[standing.rung], standing)
@@ -222,7 +228,18 @@ def _ask(step: int, alarm: Alarm, standing: Standing, back: int | None) -> _Ask 
         wanted = alarm.fresh or (due and standing.used == 0)
     else:
         wanted = due and (alarm.fresh or alarm.holds or standing.waiting)
-    return _Ask(alarm, standing, action) if wanted else None
+    if wanted:
+        return _Ask(alarm, standing, action)
+    gone_back = ladder[stood].kind == "rollback" and not settled and alarm.holds
+    return _meanwhile(alarm, standing, ladder[:stood]) if gone_back else None
+
+
+def _meanwhile(alarm: Alarm, standing: Standing, rungs: Sequence[Action]) -> _Ask | None:
+    """Leave out a batch that is as bad after a rollback: its step would undo what was brought back."""
+    skip = next((rung for rung, action in enumerate(rungs) if action.kind == "skip"), None)
+    if skip is None:
+        return None
+    return _Ask(alarm, replace(standing, rung=skip), rungs[skip], meanwhile=True)
 
 
 def _worn_out(action: Action, standing: Standing) -> bool:
@@ -244,9 +261,9 @@ def _one_more(counts: tuple[int, ...], rung: int) -> tuple[int, ...]:
 
 def _times(ladder: Sequence[Action], rung: int) -> float:
     """How often a rung may be taken: what the rule says; else once, or without end on the last."""
-    times = ladder[rung].times
+    times = ladder[rung].settings.get(IN_A_ROW, ladder[rung].times)
     if times is not None:
-        return times
+        return float(times)
     return math.inf if rung == len(ladder) - 1 else 1
 
 
@@ -259,7 +276,7 @@ def _decision(step: int, ask: _Ask, also: tuple[str, ...], dry_run: bool) -> Dec
         layer=ask.alarm.layer,
         rung=ask.standing.rung,
         rungs=len(ask.alarm.rule.ladder),
-        use=ask.standing.uses(ask.action) + 1,
+        use=0 if ask.meanwhile else ask.standing.uses(ask.action) + 1,
         reason=ask.alarm.reason,
         also=also,
         dry_run=dry_run,

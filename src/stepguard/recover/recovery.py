@@ -20,7 +20,7 @@ from stepguard.signals import Frame, Layer
 LATE = 0.9
 """The progress from which an attempt whose pace is held is no longer ended for another one."""
 CALMER = 0.5
-"""The same of a challenger: its pace comes down from there on, and its loss is compared with the best one's."""
+"""The same of a challenger: its pace comes down from there on, and its loss has to beat the best one's."""
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,9 @@ def where(layers: tuple[Layer, ...], total: int) -> str:
     return f"{layer_name(layers[0])} and {len(layers) - 1} more of {count(max(total, len(layers)), 'layer')}"
 
 
+_SETTINGS = {"clip": "gradients clipped at {}", "seed": "seed +{}", "in_a_row": "up to {} in a row"}
+
+
 def settings(values: Mapping[str, float | str]) -> str:
     """What an action changes, in full: `learning rate x0.5, LSUV initialisation`; empty for no settings."""
     return ", ".join(_setting(name, value) for name, value in values.items())
@@ -83,14 +86,10 @@ def _setting(name: str, value: float | str) -> str:
             return f"learning rate x{text}"
         case "init":
             return _INITS.get(text, f"{text} initialisation")
-        case "clip":
-            return f"gradients clipped at {text}"
         case "pace":
             return f"each layer's updates held at {float(value):.2g} of its weights"
-        case "seed":
-            return f"seed +{text}"
         case _:
-            return f"{name} {text}"
+            return _SETTINGS.get(name, f"{name} {{}}").format(text)
 
 
 def deed(decision: Decision) -> str:

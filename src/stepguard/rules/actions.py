@@ -24,7 +24,7 @@ ACTIONS: Mapping[str, Fields] = {
     "warn": _settings("warn", {}),
     "notify": _settings("notify", {}),
     "snapshot": _settings("snapshot", {}),
-    "skip": _settings("skip", {}),
+    "skip": _settings("skip", {"in_a_row": _TIMES}),
     "lower_lr": _settings("lower_lr", {"by": Number(0, 1, above=True, below=True)}, ("by",)),
     "rollback": _settings("rollback", {"lr": Number(0, 1, above=True)}),
     "restart": _settings(

@@ -22,7 +22,7 @@ class Action:
 
     kind: ActionKind
     settings: Mapping[str, float | str] = field(default_factory=dict[str, "float | str"])
-    """What stands under the action but `times`: `by`, `lr`, `init`, `clip`, `seed`."""
+    """What stands under the action but `times`: `in_a_row`, `by`, `lr`, `init`, `clip`, `seed`."""
     times: int | None = None
     """How often before the next rung; None: once on a rung that has a next one, else without end."""
 

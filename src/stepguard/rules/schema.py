@@ -60,6 +60,7 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
 
 SETTINGS: Mapping[str, str] = {
     "times": "How often before the next rung.",
+    "in_a_row": "The same in a row, in place of times: a step that is taken begins the count anew.",
     "by": "Factor of the learning rate.",
     "lr": "Factor of the learning rate.",
     "init": "How the model is initialised; standardise: LSUV, and steps as on standardised inputs.",

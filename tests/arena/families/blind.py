@@ -212,8 +212,8 @@ SCENARIOS = [
     rising.healthy("margin-rises", steps=400),
     towers.failing("attraction-alone", loss=attracted, curable=False),
     towers.failing("other-halves", loss=clip, poison=other_halves, curable=False),
-    # At a thirtieth of the rate, where nothing is wrong, it comes to 0.50, and to 0.75 at the best of 51: eleven
-    # rates, twelve paces from 0.001 to 0.1, initialised anew or not, clipped or not, three seeds.
+    # At a thirtieth of the rate, where nothing is wrong, it comes to 0.50; to 0.75 at the best of 51 tries:
+    # eleven rates, twelve paces from 0.001 to 0.1, initialised anew or not, clipped or not, three seeds.
     towers.failing("hardest-lr-x30", loss=hardest, lr=0.1, curable=False),
     towers.failing("ice-cold", loss=clip, prepare=large, opt="sgd", lr=1.0),
     order.healthy("compared"),

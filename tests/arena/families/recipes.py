@@ -272,7 +272,7 @@ SCENARIOS = [
     attacked.healthy("attacked", eps=0.05),
     recipe.healthy("batch-2048", batch=1024, steps=60, lr=1e-2),
     recipe.failing("scrambled", poison=scrambled, curable=False),
-    # A hundredth of what lies within -1..1 rounds to nothing whatever the weights are: only the last bias learns.
+    # A hundredth of what lies within -1..1 rounds to nothing, whatever the weights: so learns a bias.
     recipe.failing("rounded-to-nothing", model=rounded(0.01), curable=False),
     ramped.failing("price-drowns-all", most=30.0, curable=False),
     bottleneck.failing("code-too-dear", beta=30.0, curable=False),
