@@ -202,9 +202,10 @@ def test_names_and_actions_are_whole_in_a_narrow_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert "non-finite-gradient critical skip x3, rollback x2, restart x3, halt" in told(
-        capsys, "rules", "default"
-    )
+    lines = told(capsys, "rules", "default")
+    assert "non-finite-weight critical rollback x2, restart x3, halt" in lines
+    at = lines.index("non-finite-gradient critical skip x3, rollback x2, restart, skip")
+    assert lines[at + 1] == "x100, restart x2, halt"
 
 
 def test_the_table_of_own_files_shortens_what_is_long(capsys: pytest.CaptureFixture[str]) -> None:

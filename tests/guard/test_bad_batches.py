@@ -37,13 +37,12 @@ def _trained(attempt: stepguard.Attempt, bad: Callable[[int], bool], deeds: list
 
 
 def test_bad_batches_that_come_again_after_a_restart_are_left_out() -> None:
-    """Four in five hold a NaN in the second half; what is finite teaches."""
+    """Four in five hold a NaN, too many to ever go back; what is finite teaches."""
     deeds: list[tuple[int, str]] = []
-    right = stepguard.supervise(lambda a: _trained(a, lambda step: step >= 200 and step % 5 > 0, deeds), 4)
+    right = stepguard.supervise(lambda a: _trained(a, lambda step: step % 5 > 0, deeds), 4)
     assert right > 0.8
-    assert deeds.count((1, "restart")) == 1, "the first attempt is given up, as the rate may be to blame"
-    assert deeds.count((2, "restart")) == 0
-    assert deeds.count((2, "skip")) > 100
+    assert deeds.count((1, "skip")) == 3, "the first attempt is given up: the rate may be to blame"
+    assert deeds.count((2, "skip")) == STEPS * 4 // 5
 
 
 def test_where_no_batch_is_good_the_training_ends_all_the_same() -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 from stepguard.cli.explain import of_files, shipped
 from stepguard.report.measured import measured
 from stepguard.report.palette import SEVERITY
-from stepguard.rules.rule import Rule
+from stepguard.rules.rule import Action, Rule
 
 FINE = 0
 _ROOMY = 140
@@ -50,10 +50,13 @@ def run(args: argparse.Namespace) -> int:
     return FINE
 
 
+def _often(action: Action) -> str:
+    times = action.settings.get("in_a_row", action.times)
+    return action.kind if times is None else f"{action.kind} x{int(times)}"
+
+
 def _cells(rule: Rule) -> tuple[Text, str, str, Text]:
-    kinds = [
-        action.kind if action.times is None else f"{action.kind} x{action.times}" for action in rule.ladder
-    ]
+    kinds = [_often(action) for action in rule.ladder]
     condition = Text(" ".join(rule.condition.text.split()))
     condition.truncate(_WIDEST, overflow="ellipsis")
     return Text(rule.severity, style=SEVERITY[rule.severity]), ", ".join(kinds), measured(rule), condition

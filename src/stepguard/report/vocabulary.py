@@ -45,7 +45,8 @@ ACTION_LINES: Mapping[str, Mapping[str, str]] = {
     "skip": {
         "changes": "the optimizer step does not happen: weights and optimizer state stay bit for bit, and"
         " small buffers that the forward pass has moved, as of batch norm, go back",
-        "asked": "at every step at which the condition holds, until `times` are used up",
+        "asked": "at every step at which the condition holds, until `times` are used up or so many came"
+        " `in_a_row`; and while a rollback has its time to show",
         "fits": "single batches: NaN or Inf in a gradient, outliers, a spike",
         "written": "skip: {times: 3}",
         "source": _SKIPPED,
