@@ -78,9 +78,9 @@ class TrustRatios:
             moved = [new - was for new, was in zip(layer.parameters, old, strict=True)]
             least = LEAST * sum(len(was) if was.dim() else 1 for was in old) ** 0.5
             factor = share * shares[layer.group] * _norm(old).clamp(min=least) / _norm(moved)
-            factor = torch.where(factor.isfinite(), factor, 1.0)
+            factor = factor.nan_to_num(nan=1.0, posinf=1.0, neginf=1.0)
             for parameter, was, update in zip(layer.parameters, old, moved, strict=True):
-                parameter.copy_(was + factor.to(update.device) * update)
+                parameter.copy_(was.addcmul_(update, factor.to(update.device)))
 
     def drop(self) -> None:
         """Leave the step as it is."""
@@ -110,4 +110,6 @@ def _alone(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
 def _norm(tensors: Iterable[Tensor]) -> Tensor:
     """The Euclidean norm of all together, in single precision at least, on the first one's device."""
     norms = [torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors]
+    if len(norms) == 1:
+        return norms[0]
     return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
