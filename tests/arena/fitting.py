@@ -16,6 +16,8 @@ from arena.tasks import Task
 from arena.training import Training
 
 Pair = tuple[Tensor, Tensor]
+HELD_OUT = 128
+"""So many examples of the test part a validation looks at."""
 
 
 def optimizer_of(
@@ -90,10 +92,22 @@ def fit(
             out = model(x) if forward is None else forward(model, x)
         return judge(out.float() if autocast else out, y) * scale
 
+    def validate() -> float:
+        x, y = task.test_x[:HELD_OUT], task.test_y[:HELD_OUT]
+        return float(judge(model(x).float(), y) * scale)
+
     scheduler = None
     if schedule is not None:
         scheduler = LambdaLR(optimizer, lambda t: schedule(t / steps))
     at_step = None if before is None else lambda t: before(model, optimizer, t / steps)
     return Training(
-        model, optimizer, loss, lambda: score(model, task), steps, scheduler, before=at_step, **loop
+        model,
+        optimizer,
+        loss,
+        lambda: score(model, task),
+        steps,
+        scheduler,
+        before=at_step,
+        validate=validate,
+        **loop,
     )

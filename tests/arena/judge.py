@@ -24,7 +24,7 @@ from stepguard.series.blocks import Block
 from stepguard.signals import Frame, Vector
 
 STOPS = ("restart", "halt")
-_WITH_THE_LOSS = ("grad.norm", "grad.rms", "grad.absmax")
+_WITH_THE_LOSS = ("loss", "grad_norm", "metric.val_loss", "grad.norm", "grad.rms", "grad.absmax")
 View = Callable[[Frame], Frame]
 """How a recorded frame is shown to the rules."""
 
@@ -148,17 +148,17 @@ def judge_all(
 
 
 def thinned(frame: Frame, *, every: int) -> Frame:
-    """The frame as a guard with `every` would have made it: between, loss and non-finite gradients only."""
+    """The frame as a guard with `every` would have made it: between, what the training tells and non-finite gradients only."""
     if frame.step % every == 0:
         return frame
     kept = {name: vector for name, vector in frame.vectors.items() if name == "grad.nonfinite"}
-    return Frame(frame.step, {k: v for k, v in frame.scalars.items() if k in ("loss", "lr")}, kept)
+    return Frame(frame.step, {k: v for k, v in frame.scalars.items() if k in ("loss", "lr", "metric.val_loss")}, kept)
 
 
 def scaled(frame: Frame, *, by: float) -> Frame:
     """The frame of the same training with its loss times `by`, and its learning rate so much smaller."""
     scalars = {
-        name: value * (by if name in ("loss", "grad_norm") else 1 / by if name == "lr" else 1)
+        name: value * (by if name in _WITH_THE_LOSS else 1 / by if name == "lr" else 1)
         for name, value in frame.scalars.items()
     }
     vectors = {
