@@ -71,12 +71,14 @@ def fit(
     autocast: torch.dtype | None = None,
     optim: dict[str, Any] | None = None,
     score: Callable[[nn.Module, Task], float] = quality,
+    validated: bool = False,
     **loop: Any,
 ) -> Training:
     """A supervised training of `model` on `task`.
 
     `prepare` changes the model at first, `poison` a batch, `order` draws a batch (step, size), `schedule`
     scales the learning rate by progress, `before` acts on model and optimizer at each step, by progress.
+    `validated` says that the loss on held-out data is looked at on the way.
     """
     if prepare is not None:
         prepare(model)
@@ -108,6 +110,6 @@ def fit(
         steps,
         scheduler,
         before=at_step,
-        validate=validate,
+        validate=validate if validated else None,
         **loop,
     )

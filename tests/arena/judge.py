@@ -25,6 +25,8 @@ from stepguard.signals import Frame, Vector
 
 STOPS = ("restart", "halt")
 _WITH_THE_LOSS = ("loss", "grad_norm", "metric.val_loss", "grad.norm", "grad.rms", "grad.absmax")
+_TOLD = ("loss", "lr", "metric.val_loss")
+"""What a step is known by that was not measured."""
 View = Callable[[Frame], Frame]
 """How a recorded frame is shown to the rules."""
 
@@ -148,11 +150,11 @@ def judge_all(
 
 
 def thinned(frame: Frame, *, every: int) -> Frame:
-    """The frame as a guard with `every` would have made it: between, what the training tells and non-finite gradients only."""
+    """The frame as a guard with `every` would make it: between, what is told and non-finite gradients."""
     if frame.step % every == 0:
         return frame
     kept = {name: vector for name, vector in frame.vectors.items() if name == "grad.nonfinite"}
-    return Frame(frame.step, {k: v for k, v in frame.scalars.items() if k in ("loss", "lr", "metric.val_loss")}, kept)
+    return Frame(frame.step, {k: v for k, v in frame.scalars.items() if k in _TOLD}, kept)
 
 
 def scaled(frame: Frame, *, by: float) -> Frame:
