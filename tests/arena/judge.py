@@ -127,14 +127,14 @@ def judge(
 
 
 def _judge_saved(
-    outcome: Outcome, *, rules: Ruleset, folder: Path, total: bool, view: View | None, alone: bool
-) -> Verdict:
+    outcome: Outcome, *, packs: Sequence[Ruleset], folder: Path, total: bool, view: View | None, alone: bool
+) -> list[Verdict]:
     recording = Recording.load(path_of(folder, outcome.scenario, outcome.seed))
-    return judge(rules, outcome, recording, total=total, view=view, alone=alone)
+    return [judge(rules, outcome, recording, total=total, view=view, alone=alone) for rules in packs]
 
 
 def judge_all(
-    rules: Ruleset,
+    packs: Sequence[Ruleset],
     runs: Sequence[Outcome],
     folder: Path,
     *,
@@ -142,11 +142,12 @@ def judge_all(
     total: bool = True,
     view: View | None = None,
     alone: bool = True,
-) -> list[Verdict]:
-    """Replay recorded runs, in parallel processes; as `judge` does."""
-    work = partial(_judge_saved, rules=rules, folder=folder, total=total, view=view, alone=alone)
+) -> list[list[Verdict]]:
+    """Replay recorded runs under some packs, in parallel processes, as `judge` does; verdicts pack by pack."""
+    work = partial(_judge_saved, packs=packs, folder=folder, total=total, view=view, alone=alone)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(work, runs, chunksize=4))
+        found = list(pool.map(work, runs, chunksize=4))
+    return [[verdicts[place] for verdicts in found] for place in range(len(packs))]
 
 
 def thinned(frame: Frame, *, every: int) -> Frame:
