@@ -143,7 +143,7 @@ def judge_all(
     view: View | None = None,
     alone: bool = True,
 ) -> list[list[Verdict]]:
-    """Replay recorded runs under some packs, in parallel processes, as `judge` does; verdicts pack by pack."""
+    """Replay recorded runs under some packs, in parallel processes, as `judge` does; pack by pack."""
     work = partial(_judge_saved, packs=packs, folder=folder, total=total, view=view, alone=alone)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         found = list(pool.map(work, runs, chunksize=4))
