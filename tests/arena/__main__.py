@@ -131,12 +131,12 @@ def main() -> None:
     record_all(names, range(args.seeds), args.folder, args.jobs, args.again)
     runs = [o for o in outcomes(args.folder).values() if o.scenario in names and o.seed < args.seeds]
     view = None if args.every == 1 else partial(thinned, every=args.every)
-    how: Any = {"jobs": args.jobs, "total": not args.no_total, "view": view}
     rules = load_rules(args.pack)
-    verdicts = judge_all(rules, runs, args.folder, **how)
+    verdicts, under = judge_all(
+        [rules, baselines.rules()], runs, args.folder, jobs=args.jobs, total=not args.no_total, view=view
+    )
     title = f"{args.pack}: {len(names)} scenarios, {args.seeds} seeds, {sum(o.steps for o in runs):,} steps"
     figures.show(verdicts, [rule.name for rule in rules.rules], title, console)
-    under = judge_all(baselines.rules(), runs, args.folder, **how)
     others = show_baselines(verdicts, under, console)
     show_wrong(verdicts, console)
     data = {"pack": as_data(verdicts), "rules": measured(verdicts, rules), "baselines": others}

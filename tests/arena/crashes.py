@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 if TYPE_CHECKING:
     from arena.record import Recording
@@ -16,18 +17,21 @@ CLIMB = 3
 
 
 def crash_steps(std: np.ndarray) -> np.ndarray:
-    """Steps, of shape (steps,), at which one layer's std has climbed threefold and fallen to a third.
+    """Steps at which each layer's std has climbed threefold and fallen to a third: (steps, layers), as `std`.
 
     Of two neighbours the lesser one counts: what is high at one step only is an outlier in the data.
     """
     std = np.minimum(std, np.concatenate([std[:1], std[:-1]]))
-    found = np.zeros(len(std), dtype=np.bool_)
-    for now in range(CLIMB + 1, len(std)):
-        recent = std[max(0, now - WITHIN + 1) : now + 1]
-        lows = np.fmin.accumulate(np.where(recent > 0, recent, np.inf))[:-CLIMB]
-        peaks = recent[CLIMB:]
-        top = np.max(np.where(peaks >= 3 * lows, peaks, -np.inf), initial=-np.inf)
-        found[now] = top > 0 and recent[-1] <= top / 3
+    before = np.full((WITHIN - 1, std.shape[1]), np.nan)
+    recent = sliding_window_view(np.concatenate([before, std]), WITHIN, axis=0)
+    lows = np.fmin.accumulate(np.where(recent > 0, recent, np.inf), axis=2)[:, :, :-CLIMB]
+    peaks = recent[:, :, CLIMB:]
+    # Of the first windows only the end lies within the run.
+    seen = np.add.outer(np.arange(len(std)), np.arange(WITHIN - CLIMB)) >= WITHIN - 1
+    climbed = (peaks >= 3 * lows) & seen[:, None, :]
+    top = np.max(np.where(climbed, peaks, -np.inf), axis=2)
+    found = (top > 0) & (std <= top / 3)
+    found[: CLIMB + 1] = False
     return found
 
 
@@ -47,7 +51,6 @@ def crashes(recording: Recording) -> int | None:
     seen = np.isfinite(std).any(axis=0)
     if not seen.any():
         return None
-    at = np.stack([crash_steps(column) for column in std.T[seen]])
-    share = at.mean(axis=0)
+    share = crash_steps(std[:, seen]).mean(axis=1)
     most = np.flatnonzero(share > 0.5)
     return int(most[0]) if len(most) else None

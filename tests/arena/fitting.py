@@ -16,6 +16,8 @@ from arena.tasks import Task
 from arena.training import Training
 
 Pair = tuple[Tensor, Tensor]
+HELD_OUT = 128
+"""So many examples of the test part a validation looks at."""
 
 
 def optimizer_of(
@@ -69,12 +71,14 @@ def fit(
     autocast: torch.dtype | None = None,
     optim: dict[str, Any] | None = None,
     score: Callable[[nn.Module, Task], float] = quality,
+    validated: bool = False,
     **loop: Any,
 ) -> Training:
     """A supervised training of `model` on `task`.
 
     `prepare` changes the model at first, `poison` a batch, `order` draws a batch (step, size), `schedule`
     scales the learning rate by progress, `before` acts on model and optimizer at each step, by progress.
+    `validated` says that the loss on held-out data is looked at on the way.
     """
     if prepare is not None:
         prepare(model)
@@ -90,10 +94,22 @@ def fit(
             out = model(x) if forward is None else forward(model, x)
         return judge(out.float() if autocast else out, y) * scale
 
+    def validate() -> float:
+        x, y = task.test_x[:HELD_OUT], task.test_y[:HELD_OUT]
+        return float(judge(model(x).float(), y) * scale)
+
     scheduler = None
     if schedule is not None:
         scheduler = LambdaLR(optimizer, lambda t: schedule(t / steps))
     at_step = None if before is None else lambda t: before(model, optimizer, t / steps)
     return Training(
-        model, optimizer, loss, lambda: score(model, task), steps, scheduler, before=at_step, **loop
+        model,
+        optimizer,
+        loss,
+        lambda: score(model, task),
+        steps,
+        scheduler,
+        before=at_step,
+        validate=validate if validated else None,
+        **loop,
     )

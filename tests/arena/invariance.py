@@ -44,11 +44,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     args = parser.parse_args()
     runs = [o for o in outcomes(args.folder).values() if o.scenario in catalog.SCENARIOS]
-    rules = load_rules("default")
-    plain = judge_all(rules, runs, args.folder, jobs=args.jobs, alone=False)
+    packs = [load_rules("default")]
+    (plain,) = judge_all(packs, runs, args.folder, jobs=args.jobs, alone=False)
     table = Table("seen as", "same verdict", "failing stopped", "healthy stopped", "other verdict")
     for name, view in VIEWS.items():
-        found = judge_all(rules, runs, args.folder, jobs=args.jobs, view=view, alone=False)
+        (found,) = judge_all(packs, runs, args.folder, jobs=args.jobs, view=view, alone=False)
         pairs = list(zip(plain, found, strict=True))
         other = [b.outcome for a, b in pairs if (a.stopped is None) != (b.stopped is None)]
         whole = figures(found)

@@ -24,7 +24,9 @@ from stepguard.series.blocks import Block
 from stepguard.signals import Frame, Vector
 
 STOPS = ("restart", "halt")
-_WITH_THE_LOSS = ("grad.norm", "grad.rms", "grad.absmax")
+_WITH_THE_LOSS = ("loss", "grad_norm", "metric.val_loss", "grad.norm", "grad.rms", "grad.absmax")
+_TOLD = ("loss", "lr", "metric.val_loss")
+"""What a step is known by that was not measured."""
 View = Callable[[Frame], Frame]
 """How a recorded frame is shown to the rules."""
 
@@ -125,14 +127,14 @@ def judge(
 
 
 def _judge_saved(
-    outcome: Outcome, *, rules: Ruleset, folder: Path, total: bool, view: View | None, alone: bool
-) -> Verdict:
+    outcome: Outcome, *, packs: Sequence[Ruleset], folder: Path, total: bool, view: View | None, alone: bool
+) -> list[Verdict]:
     recording = Recording.load(path_of(folder, outcome.scenario, outcome.seed))
-    return judge(rules, outcome, recording, total=total, view=view, alone=alone)
+    return [judge(rules, outcome, recording, total=total, view=view, alone=alone) for rules in packs]
 
 
 def judge_all(
-    rules: Ruleset,
+    packs: Sequence[Ruleset],
     runs: Sequence[Outcome],
     folder: Path,
     *,
@@ -140,25 +142,26 @@ def judge_all(
     total: bool = True,
     view: View | None = None,
     alone: bool = True,
-) -> list[Verdict]:
-    """Replay recorded runs, in parallel processes; as `judge` does."""
-    work = partial(_judge_saved, rules=rules, folder=folder, total=total, view=view, alone=alone)
+) -> list[list[Verdict]]:
+    """Replay recorded runs under some packs, in parallel processes, as `judge` does; pack by pack."""
+    work = partial(_judge_saved, packs=packs, folder=folder, total=total, view=view, alone=alone)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(work, runs, chunksize=4))
+        found = list(pool.map(work, runs, chunksize=4))
+    return [[verdicts[place] for verdicts in found] for place in range(len(packs))]
 
 
 def thinned(frame: Frame, *, every: int) -> Frame:
-    """The frame as a guard with `every` would have made it: between, loss and non-finite gradients only."""
+    """The frame as a guard with `every` would make it: between, what is told and non-finite gradients."""
     if frame.step % every == 0:
         return frame
     kept = {name: vector for name, vector in frame.vectors.items() if name == "grad.nonfinite"}
-    return Frame(frame.step, {k: v for k, v in frame.scalars.items() if k in ("loss", "lr")}, kept)
+    return Frame(frame.step, {k: v for k, v in frame.scalars.items() if k in _TOLD}, kept)
 
 
 def scaled(frame: Frame, *, by: float) -> Frame:
     """The frame of the same training with its loss times `by`, and its learning rate so much smaller."""
     scalars = {
-        name: value * (by if name in ("loss", "grad_norm") else 1 / by if name == "lr" else 1)
+        name: value * (by if name in _WITH_THE_LOSS else 1 / by if name == "lr" else 1)
         for name, value in frame.scalars.items()
     }
     vectors = {

@@ -56,8 +56,9 @@ def rescaled(training: Training, by: float) -> Training:
     Both then make the same updates but for rounding, with weight decay that goes through the gradient in
     proportion; clipping adds 1e-6 to the norm, which is told where gradients are as small.
     """
-    loss = training.loss
+    loss, validate = training.loss, training.validate
     training.loss = lambda t: loss(t) * by
+    training.validate = None if validate is None else lambda: validate() * by
     training.clip = None if training.clip is None else training.clip * by
     for group in training.optimizer.param_groups:
         if "eps" in group:

@@ -6,6 +6,7 @@ from functools import cache, partial
 
 import numpy as np
 import pytest
+import torch
 
 from arena import catalog, figures
 from arena import faults as f
@@ -30,6 +31,7 @@ FAILING = (
     "deep-mlp/default-init-20-sgd",
     "cnn/zero-init",
     "residual/no-norm-weights-x4",
+    "recipe/scrambled",
 )
 HEALTHY = (
     "mlp/plain",
@@ -146,11 +148,24 @@ def test_a_recording_comes_back_as_it_was(tmp_path) -> None:
                 assert (after.vectors[name].values[vector.known] == vector.values[vector.known]).all()
 
 
-def test_looking_on_changes_no_training() -> None:
-    scenario = catalog.SCENARIOS["mlp/plain"]
-    training = scenario.make(0)
+@pytest.mark.parametrize("name", ["mlp/plain", "mlp/heavy-dropout", "recipe/freezing"])
+def test_looking_on_and_validating_change_no_training(name: str) -> None:
+    training, seen = (catalog.SCENARIOS[name].make(0) for _ in range(2))
+    torch.manual_seed(1)
     training.run()
-    assert bare(scenario)[0].raw == training.score()
+    torch.manual_seed(1)
+    with seen.watch(rules="quiet", dry_run=True, run=None, console=None) as guard:
+        seen.run(guard)
+    for key, value in training.model.state_dict().items():
+        assert torch.equal(value, seen.model.state_dict()[key]), key
+
+
+def test_the_loss_on_held_out_data_is_recorded() -> None:
+    _, recording = bare(catalog.SCENARIOS["mlp/plain"])
+    found = {f.step: f.scalars["metric.val_loss"] for f in recording.frames if "metric.val_loss" in f.scalars}
+    assert list(found) == list(range(20, 300, 20))
+    assert found[20] > 1
+    assert 0 < found[280] < 0.2
 
 
 def test_exact_intervals() -> None:

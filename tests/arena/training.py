@@ -18,6 +18,9 @@ from torch.optim import Optimizer
 
 import stepguard
 
+VALIDATED = 20
+"""Each how many steps a training is validated."""
+
 
 @dataclass
 class Training:
@@ -35,6 +38,8 @@ class Training:
     zero_grad: bool = True
     before: Callable[[int], object] | None = None
     """Called before each step: what changes in mid-run, or another model's step."""
+    validate: Callable[[], float] | None = None
+    """The loss on data held out from training, of a model in eval mode; logged as `val_loss`."""
     kept: dict[str, Any] = field(default_factory=dict[str, Any])
     """What else a snapshot must hold: another model's optimizer."""
     guard: stepguard.Guard | None = None
@@ -66,6 +71,18 @@ class Training:
             self.optimizer.zero_grad()
         if self.scheduler is not None:
             self.scheduler.step()
+        if self.guard is not None and self.validate is not None and (t + 1) % VALIDATED == 0:
+            self.guard.log(val_loss=self.validated(self.validate))
+
+    def validated(self, validate: Callable[[], float]) -> float:
+        """What `validate` finds, and the training left as if it had never looked."""
+        training = [module for module in self.model.modules() if module.training]
+        self.model.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=()):
+            found = validate()
+        for module in training:
+            module.training = True
+        return found
 
     def backward(self, loss: Tensor) -> None:
         """The backward pass; a loss without a graph, the fault of some scenarios, has none."""

@@ -26,7 +26,7 @@ def _lecture(
 
 def _small_cnn(task: tasks.Task | None = None, **changes: Any) -> Training:
     task = (task or tasks.digits()).reshape(1, 8, 8)
-    return fit(nets.Functional(), task, **({"lr": 2e-3, "steps": 250} | changes))
+    return fit(nets.Functional(), task, validated=True, **({"lr": 2e-3, "steps": 250} | changes))
 
 
 def _mlp(
@@ -38,7 +38,7 @@ def _mlp(
 ) -> Training:
     task = task or tasks.digits()
     model = nets.mlp((task.x.shape[1], width, width, task.classes), activation, drop)
-    return fit(model, task, **({"lr": 2e-3, "steps": 300} | changes))
+    return fit(model, task, validated=True, **({"lr": 2e-3, "steps": 300} | changes))
 
 
 def _tables(name: str = "wine", scaled: bool = True, **changes: Any) -> Training:
@@ -56,12 +56,13 @@ def _deep(
     model = nets.mlp((64, *[width] * depth, 10), activation, norm=norm)
     if init and not norm:
         f.he(model)
-    return fit(model, tasks.digits(), **({"lr": 1e-3, "steps": 300} | changes))
+    return fit(model, tasks.digits(), validated=True, **({"lr": 1e-3, "steps": 300} | changes))
 
 
 def _bounded(activation: nets.Activation = nn.Tanh, depth: int = 4, **changes: Any) -> Training:
     model = nets.mlp((64, *[48] * depth, 10), activation)
-    return fit(model, changes.pop("task", tasks.digits()), **({"lr": 3e-3, "steps": 300} | changes))
+    task = changes.pop("task", tasks.digits())
+    return fit(model, task, validated=True, **({"lr": 3e-3, "steps": 300} | changes))
 
 
 cnn = Family("cnn", 0.1, 0.93, _lecture)
@@ -91,7 +92,7 @@ SCENARIOS = [
     small.healthy("plain"),
     small.healthy("outlier-heals", poison=f.outliers(30.0, f.once(120), 0.1)),
     small.healthy("bf16", autocast=torch.bfloat16),
-    small.healthy("batch-2", batch=2, lr=5e-4, steps=1200),
+    small.healthy("batch-2", batch=2, lr=5e-4, steps=800),
     small.healthy("raw-but-adam", task=tasks.raw_digits()),
     small.healthy("half-frozen", prepare=f.freeze("conv1")),
     small.failing("raw-sgd", task=tasks.raw_digits(), opt="sgd", lr=0.1),
@@ -108,7 +109,7 @@ SCENARIOS = [
     shallow.healthy("heavy-dropout", drop=0.5, steps=400),
     shallow.healthy("label-noise", poison=f.random_labels(10, 0.4), steps=400),
     shallow.healthy("very-few-steps", steps=25, lr=0.01, batch=128),
-    shallow.healthy("very-many-steps", steps=2000, lr=5e-4),
+    shallow.healthy("very-many-steps", steps=1500, lr=5e-4),
     shallow.healthy("accumulate-4", accumulate=4, batch=16, steps=200),
     shallow.healthy("smoothed-floor", criterion=f.smoothed),
     shallow.healthy("negative-loss", criterion=f.shifted(-3.0)),

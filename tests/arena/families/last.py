@@ -88,7 +88,7 @@ def _photo(
     **changes: Any,
 ) -> Training:
     net = model() if last is None else nn.Sequential(*model(), last)
-    return fit(net, _flower(pixels), **({"lr": 2e-3, "steps": 400, "batch": 128} | changes))
+    return fit(net, _flower(pixels), **({"lr": 2e-3, "steps": 300, "batch": 128} | changes))
 
 
 def opening(model: nn.Module, _: Optimizer, progress: float) -> None:
@@ -138,7 +138,7 @@ class Reader(nn.Module):
 
 
 def _scan(slow: float = 0.95, **changes: Any) -> Training:
-    return fit(Reader(slow), tasks.digits(), **({"lr": 4e-3, "steps": 300} | changes))
+    return fit(Reader(slow), tasks.digits(), **({"lr": 4e-3, "steps": 240, "batch": 32} | changes))
 
 
 def focal(out: Tensor, y: Tensor) -> Tensor:
@@ -182,13 +182,13 @@ scan = Family("scan", 0.1, 0.95, _scan)
 SCENARIOS = [
     photo.healthy("plain"),
     photo.healthy("waves-adamw", model=waves, opt="adamw", lr=5e-3),
-    photo.healthy("coarse-to-fine", model=lambda: waves(6), before=opening, lr=5e-3, steps=500),
+    photo.healthy("coarse-to-fine", model=lambda: waves(6), before=opening, lr=5e-3, steps=400),
     photo.healthy("absolute-errors", criterion=F.l1_loss, schedule=f.one_cycle, lr=5e-3),
-    photo.healthy("batch-8", batch=8, lr=1e-3, steps=1000),
-    photo.failing("pixels-as-places", pixels=True),
+    photo.healthy("batch-8", batch=8, lr=1e-3, steps=600),
+    photo.failing("pixels-as-places", pixels=True, steps=400),
     # At the best of nine rates from 2e-6 to 2 and eleven paces from 1e-5 to 0.1, initialised anew or not, it
     # comes to 0.49: between two pixels lie several turns of a sine.
-    photo.failing("sine-x100", model=lambda: siren(1000.0), curable=False),
+    photo.failing("sine-x100", model=lambda: siren(1000.0), steps=400, curable=False),
     photo.failing("other-pixels", poison=lambda t, x, y: (x, y[torch.randperm(len(y))]), curable=False),
     photo.failing("sgd-timid", opt="sgd", lr=1e-4, model=waves),
     photo.failing("adam-lr-1", lr=1.0, model=waves),
@@ -196,9 +196,9 @@ SCENARIOS = [
     scan.healthy("plain"),
     scan.healthy("focal", criterion=focal),
     scan.healthy("capped", criterion=capped, opt=torch.optim.Adamax, lr=1e-2),
-    scan.healthy("noise-lifts", poison=clearing, steps=400),
-    scan.healthy("head-first", before=recurrence_last, steps=400),
-    scan.failing("grows-with-time", slow=1.8, opt="sgd", lr=0.1),
+    scan.healthy("noise-lifts", poison=clearing, steps=300),
+    scan.healthy("head-first", before=recurrence_last, steps=300),
+    scan.failing("grows-with-time", slow=1.8, opt="sgd", lr=0.1, steps=300, batch=64),
     scan.failing("doors-shut", prepare=shut, lr=1e-4),
     scan.failing("lr-x250", lr=1.0),
     scan.failing("unsure-is-paid", criterion=undecided, curable=False),

@@ -165,7 +165,7 @@ SCENARIOS = [
         "one-cycle-sgd", opt="sgd", lr=0.2, optim={"momentum": 0.9}, schedule=f.one_cycle, steps=300
     ),
     mixer.healthy("frozen-token-nets", prepare=f.freeze("token")),
-    mixer.healthy("batch-4", batch=4, lr=1e-3, steps=700),
+    mixer.healthy("batch-4", batch=4, lr=1e-3, steps=500),
     mixer.healthy("lr-x10", lr=0.03),
     mixer.healthy("bf16-clip", autocast=torch.bfloat16, clip=1.0),
     mixer.failing("lr-x1000", lr=3.0),
@@ -223,7 +223,7 @@ SCENARIOS = [
     vae.healthy("starts-trained", prepare=_trained, opt="sgd", lr=1e-3, steps=200),
     maxout.healthy("nadam-elu", kind="ELU", opt=torch.optim.NAdam, lr=2e-3),
     maxout.healthy("adadelta-gelu", kind="GELU", opt=torch.optim.Adadelta, lr=1.0),
-    maxout.healthy("rmsprop-dropout", drop=0.5, opt="rmsprop", lr=1e-3, steps=500),
+    maxout.healthy("rmsprop-dropout", drop=0.5, opt="rmsprop", lr=1e-3, steps=400),
     maxout.healthy("adagrad", opt="adagrad", lr=0.03),
     maxout.healthy("lion-silu", kind="SiLU", opt=Lion, lr=1e-3),
     maxout.healthy("raw-radam", scaled=False, opt=torch.optim.RAdam, lr=1e-3, steps=400),

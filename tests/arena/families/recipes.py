@@ -40,7 +40,7 @@ def small(activation: nets.Activation = nn.ReLU) -> nn.Module:
 
 
 def _recipe(model: Callable[[], nn.Module] = small, **changes: Any) -> Training:
-    return fit(model(), small_mnist(), **({"lr": 3e-3, "steps": 250} | changes))
+    return fit(model(), small_mnist(), validated=True, **({"lr": 3e-3, "steps": 250} | changes))
 
 
 class Muon(Optimizer):

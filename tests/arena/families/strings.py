@@ -29,7 +29,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 def _dilated(dilations: tuple[int, ...] = (1, 2, 4, 8), skip: bool = True, **changes: Any) -> Training:
-    settings = {"lr": 1e-2, "steps": 250, "batch": 16}
+    settings = {"lr": 1e-2, "steps": 200, "batch": 16}
     return fit(blocks.Dilated(dilations=dilations, skip=skip), tasks.letters(), **(settings | changes))
 
 
@@ -126,7 +126,7 @@ def times_infinity(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def _reverse(depth: int = 1, first: bool = True, drop: float = 0.0, **changes: Any) -> Training:
-    settings = {"lr": 3e-3, "steps": 250, "batch": 48, "score": _places}
+    settings = {"lr": 3e-3, "steps": 200, "batch": 48, "score": _places}
     return fit(blocks.Translator(depth=depth, first=first, drop=drop), _turned(), **(settings | changes))
 
 
@@ -138,9 +138,9 @@ reverse = Family("reverse", 0.126, 1.0, _reverse)
 SCENARIOS = [
     dilated.healthy("plain"),
     dilated.healthy("adagrad-clip", opt="adagrad", lr=0.05, clip=0.5),
-    dilated.healthy("accumulate-8", accumulate=8, batch=4, steps=120, lr=1.5e-2),
+    dilated.healthy("accumulate-8", accumulate=8, batch=4, steps=90, lr=1.5e-2),
     dilated.healthy(
-        "one-cycle-sgd", opt="sgd", lr=1.5, optim={"momentum": 0.9}, schedule=f.one_cycle, steps=400
+        "one-cycle-sgd", opt="sgd", lr=1.5, optim={"momentum": 0.9}, schedule=f.one_cycle, steps=250
     ),
     dilated.healthy("floor-of-5", criterion=f.shifted(5.0)),
     dilated.healthy("frozen-letters", prepare=f.freeze("embed")),
@@ -157,15 +157,15 @@ SCENARIOS = [
     dilated.failing("constant-input", poison=lambda t, x, y: (torch.zeros_like(x), y), curable=False),
     dilated.failing("restart-x300", schedule=f.jump(0.6, 300.0), lr=5e-3),
     tagger.healthy("weighted", criterion=rare_first(8)),
-    tagger.healthy("label-noise", poison=f.random_labels(KINDS, 0.3), steps=300),
+    tagger.healthy("label-noise", poison=f.random_labels(KINDS, 0.3)),
     tagger.healthy("batch-2", batch=2, lr=3e-3, steps=500),
-    tagger.healthy("late-start", schedule=f.late_start, steps=300),
-    tagger.healthy("heavy-dropout", drop=0.4, steps=300),
+    tagger.healthy("late-start", schedule=f.late_start),
+    tagger.healthy("heavy-dropout", drop=0.4),
     tagger.failing("weights-of-absent-kinds", criterion=rare_first(0), batch=8),
     tagger.failing("sgd-lr-of-adam", opt="sgd", lr=1e-3),
     tagger.failing("weights-x40", prepare=f.weights(40.0)),
     tagger.failing("shuffled", poison=f.other_labels(KINDS), curable=False),
-    tagger.failing("dropout-99", drop=0.99, curable=False),
+    tagger.failing("dropout-99", drop=0.99, steps=120, curable=False),
     tagger.failing("decay-for-lr", opt="adamw", lr=1e-2, optim={"weight_decay": 60.0}, curable=False),
     reverse.healthy("plain"),
     reverse.healthy("warm-up-post", first=False, schedule=f.warmup(0.2)),
@@ -174,7 +174,7 @@ SCENARIOS = [
     reverse.healthy("loss-x4096-clip", scale=4096.0, clip=1.0),
     reverse.failing("mask-times-infinity", forward=times_infinity, curable=False),
     reverse.failing("lr-x100", lr=0.3),
-    reverse.failing("deep-post-no-warm-up", depth=3, first=False, lr=1e-2),
+    reverse.failing("deep-post-no-warm-up", depth=3, first=False, lr=1e-2, steps=120),
     reverse.failing("tiny-clip", opt="sgd", lr=0.3, clip=1e-4, curable=False),
     reverse.failing("second-moment-too-short", optim={"betas": (0.9, 0.3), "eps": 1e-30}, lr=0.05),
 ]

@@ -146,7 +146,7 @@ SCENARIOS = [
     graph.healthy("deep-residual", depth=6, residual=True, lr=5e-3),
     graph.healthy("small-features", raw=0.01, lr=3e-2),
     graph.failing("isolated-nodes", loops=False, curable=False),
-    graph.failing("deep-over-smoothed", depth=24, opt="sgd", lr=0.05),
+    graph.failing("deep-over-smoothed", depth=24, opt="sgd", lr=0.05, steps=100),
     graph.failing("sums-without-degrees", power=0.0, depth=6, opt="sgd", lr=0.1),
     graph.failing("lr-x100", lr=1.0, depth=3),
     graph.failing("shuffled", poison=f.other_labels(10), curable=False),
