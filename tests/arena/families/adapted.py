@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -199,15 +199,15 @@ def next_class(t: int, x: Tensor, y: Tensor) -> Pair:
     return x, (y + 1) % 10
 
 
-adapted = Family("adapted", 0.1, 0.93, _adapted)
-averaged = Family("adapted", 0.1, 0.93, _averaged)
-wiped = Family("adapted", 0.1, 0.93, _wiped)
-edited = Family("adapted", 0.1, 0.93, _edited)
+adapted = Family("adapted", 0.1, 0.9, _adapted)
+averaged = Family("adapted", 0.1, 0.9, _averaged)
+wiped = Family("adapted", 0.1, 0.9, _wiped)
+edited = Family("adapted", 0.1, 0.9, _edited)
 
 SCENARIOS = [
     adapted.healthy("thin-products", model=lambda: headed(with_detours()), lr=1e-2),
-    adapted.healthy("learnt-rows-before", model=prompted, lr=1e-2),
-    adapted.healthy("vectors-alone", parameters=vectors, lr=1e-2),
+    adapted.healthy("learnt-rows-before", model=prompted, lr=1e-2, steps=400),
+    adapted.healthy("vectors-alone", parameters=vectors, lr=2e-2, steps=350),
     adapted.healthy("slower-by-depth", parameters=by_depth),
     adapted.healthy("knows-it-already", known=True, lr=1e-6, steps=200),
     averaged.healthy("mean-of-weights", lr=5e-3),

@@ -13,7 +13,6 @@ from mlxtend.data import boston_housing_data
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from arena import faults as f
 from arena import tasks
 from arena.families import nets
 from arena.fitting import Pair, fit
