@@ -63,11 +63,13 @@ def _read() -> dict[str, Tensor]:
 
 
 @cache
-def _turned() -> Task:
-    """Digits on their side, dark on light: the reader knows next to none of them."""
+def _new(kind: str) -> Task:
+    """Digits on their side, and if `turned` dark on light too: the reader knows next to none of them."""
     task = small_mnist()
-    x, test = (1 - part.view(-1, 14, 14).transpose(1, 2).flatten(1) for part in (task.x, task.test_x))
-    return Task(x, task.y, test, task.test_y, 10)
+    parts = [part.view(-1, 14, 14).transpose(1, 2).flatten(1) for part in (task.x, task.test_x)]
+    if kind == "turned":
+        parts = [1 - part for part in parts]
+    return Task(parts[0], task.y, parts[1], task.test_y, 10)
 
 
 def reader(prompts: int = 0) -> Reader:
@@ -163,8 +165,8 @@ class Wiped(Training):
         self.optimizer.zero_grad(set_to_none=False)
 
 
-def _adapted(model: Callable[[], nn.Module] = reader, known: bool = False, **changes: Any) -> Training:
-    task = small_mnist() if known else _turned()
+def _adapted(model: Callable[[], nn.Module] = reader, kind: str = "turned", **changes: Any) -> Training:
+    task = small_mnist() if kind == "known" else _new(kind)
     settings: dict[str, Any] = {"lr": 5e-3, "steps": 250, "batch": 48, "opt": "adamw"}
     return fit(model(), task, **(settings | changes))
 
@@ -206,10 +208,10 @@ edited = Family("adapted", 0.1, 0.9, _edited)
 
 SCENARIOS = [
     adapted.healthy("thin-products", model=lambda: headed(with_detours()), lr=1e-2),
-    adapted.healthy("learnt-rows-before", model=prompted, lr=1e-2, steps=400),
-    adapted.healthy("vectors-alone", parameters=vectors, lr=2e-2, steps=350),
-    adapted.healthy("slower-by-depth", parameters=by_depth),
-    adapted.healthy("knows-it-already", known=True, lr=1e-6, steps=200),
+    adapted.healthy("learnt-rows-before", model=prompted, kind="aside", lr=1e-2),
+    adapted.healthy("vectors-alone", parameters=vectors, kind="aside", lr=1e-2),
+    adapted.healthy("slower-by-depth", parameters=by_depth, steps=350),
+    adapted.healthy("knows-it-already", kind="known", lr=1e-6, steps=200),
     averaged.healthy("mean-of-weights", lr=5e-3),
     adapted.healthy("schedule-free", opt=ScheduleFree, lr=5e-3),
     edited.healthy("edited", price=1.0),

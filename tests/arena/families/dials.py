@@ -228,8 +228,8 @@ def _acted(
     )
 
 
-valued = Family("dials", 0.2, 0.95, _values)
-acted = Family("dials", 0.2, 0.95, _acted)
+valued = Family("dials", 0.2, 0.97, _values)
+acted = Family("dials", 0.2, 0.97, _acted)
 
 SCENARIOS = [
     valued.healthy("copy-renewed"),

@@ -54,8 +54,11 @@ class Marker(nn.Module):
     def __init__(self, outs: int = 1, *, numbers: bool = False, saved: bool = False) -> None:
         super().__init__()
         self.numbers, self.saved = numbers, saved
-        self.enter, self.norm = nn.Conv2d(1, 6, 3, padding=1), nn.GroupNorm(2, 6)
-        self.down, self.calm = nn.Conv2d(6, 24, 3, stride=2, padding=1), nn.GroupNorm(4, 24)
+        self.enter = nn.Conv2d(1, 6, 3, padding=1)
+        # Counting needs how much there is, which a norm takes away.
+        self.norm = nn.Identity() if numbers else nn.GroupNorm(2, 6)
+        self.down = nn.Conv2d(6, 24, 3, stride=2, padding=1)
+        self.calm = nn.Identity() if numbers else nn.GroupNorm(4, 24)
         self.middle = nn.Conv2d(24, 24, 3, padding=2, dilation=2)
         self.wide = nn.Conv2d(24, 24, 3, padding=1)
         self.leave = nn.Linear(24, outs) if numbers else nn.Conv2d(30, outs, 1)
@@ -119,10 +122,9 @@ def darker(t: int, x: Tensor, y: Tensor) -> Pair:
     return x + torch.randn_like(x) * min(0.5, t / 500), y
 
 
-def flipped(t: int, x: Tensor, y: Tensor) -> Pair:
-    """Half of the pictures are mirrored, and their masks are not."""
-    turned = torch.rand(len(x), 1, 1, 1) < 0.8
-    return torch.where(turned, x.flip(3), x), y
+def one_off(t: int, x: Tensor, y: Tensor) -> Pair:
+    """Two lists that are read side by side, of which one starts an entry later."""
+    return x, y.roll(1, 0)
 
 
 def looking_up(model: nn.Module, _: Optimizer, progress: float) -> None:
@@ -146,13 +148,8 @@ def _how_many(model: nn.Module, task: Task, read: Callable[[Tensor], Tensor]) ->
     return 1 - float(F.mse_loss(out, task.test_y) / task.test_y.var(correction=0))
 
 
-def poisson(out: Tensor, y: Tensor) -> Tensor:
-    """The count's likelihood, given the log of its rate."""
-    return F.poisson_nll_loss(out, y)
-
-
 def raw_rate(out: Tensor, y: Tensor) -> Tensor:
-    """The same, given a rate that nothing keeps above zero."""
+    """The likelihood of a count, given a rate that nothing keeps above zero."""
     return (out - y * out.log()).mean()
 
 
@@ -167,12 +164,12 @@ def thresholds(out: Tensor, y: Tensor) -> Tensor:
 
 
 def _counted(outs: int, read: Callable[[Tensor], Tensor], **changes: Any) -> Training:
-    settings = {"lr": 1e-2, "steps": 300, "batch": 12, "score": partial(_how_many, read=read)}
+    settings = {"lr": 5e-3, "steps": 400, "batch": 16, "score": partial(_how_many, read=read)}
     return fit(Marker(outs, numbers=True), _scenes(count=True), **(settings | changes))
 
 
-marked = Family("scenes", 0.15, 0.95, _marked)
-counted = Family("scenes", 0.0, 0.95, _counted)
+marked = Family("scenes", 0.15, 0.93, _marked)
+counted = Family("scenes", 0.0, 0.9, _counted)
 
 SCENARIOS = [
     marked.healthy("overlap", criterion=dice, steps=350, lr=5e-3),
@@ -186,10 +183,9 @@ SCENARIOS = [
     ),
     marked.healthy("held-out-between", before=looking_up),
     marked.healthy("noisier-and-noisier", poison=darker, steps=350),
-    counted.healthy("poisson", outs=1, read=torch.exp, criterion=poisson),
     counted.healthy("thresholds", outs=4, read=above, criterion=thresholds),
     marked.failing("softmax-of-one-channel", criterion=softmax_of_one, curable=False),
-    marked.failing("masks-not-mirrored", poison=flipped, curable=False),
+    marked.failing("masks-one-off", poison=one_off, curable=False),
     marked.failing("summed-sgd", criterion=summed, opt="sgd", lr=0.1, order=uneven),
     counted.failing("log-of-a-raw-rate", outs=1, read=nn.Identity(), criterion=raw_rate, curable=False),
 ]
