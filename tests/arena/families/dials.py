@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from arena import tasks
 from arena.families import nets
@@ -110,7 +109,6 @@ class Memory:
 def _values(
     *,
     gamma: float = 0.8,
-    every: int = 50,
     double: bool = False,
     duel: bool = False,
     soft: float = 0.0,
@@ -120,10 +118,10 @@ def _values(
     huber: bool = True,
     steps: int = 600,
     lr: float = 1e-3,
-    opt: str | type[Optimizer] = "adam",
+    opt: str = "adam",
     **loop: Any,
 ) -> Training:
-    """Q-learning from a memory, towards a copy that is renewed now and then (`every`), or bit by bit."""
+    """Q-learning from a memory, towards a copy that is renewed each 50 steps, or bit by bit (`soft`)."""
     model = Values(duel)
     target = copy.deepcopy(model).requires_grad_(False)
     dials, memory = Dials(32, reward), Memory()
@@ -136,7 +134,7 @@ def _values(
         move = torch.where(free, torch.randint(MOVES, (dials.number,)), model(before).argmax(1))
         paid, done = dials.turn(move)
         memory.add(before, move, paid.roll(1) if misplaced else paid, done, dials.look())
-        if soft or t % every == 0:
+        if soft or t % 50 == 0:
             for mine, other in zip(target.parameters(), model.parameters(), strict=True):
                 mine.lerp_(other, soft or 1.0)
 
@@ -156,7 +154,7 @@ def _values(
 class Player(nn.Module):
     """The chances of each move, and what the place is worth."""
 
-    def __init__(self, own: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.body, self.act = nets.mlp((64 + CLASSES, 96, 64)), nn.ReLU()
         self.moves, self.worth = nn.Linear(64, MOVES), nn.Linear(64, 1)
@@ -195,14 +193,10 @@ def _acted(
     *,
     epochs: int = 1,
     sign: float = 1.0,
-    unsure: float = 0.01,
     reward: float = 1.0,
     judge: float = 0.5,
-    scaled: bool = True,
-    parameters: Any = nn.Module.parameters,
     steps: int = 350,
     lr: float = 3e-3,
-    opt: str = "adam",
     **loop: Any,
 ) -> Training:
     """Actor and critic in one net; with several `epochs` on each rollout by the clipped ratio (PPO)."""
@@ -215,16 +209,16 @@ def _acted(
         (now,) = rollout
         index = torch.randperm(len(now.moves))[: len(now.moves) // (2 if epochs > 1 else 1)]
         gain = now.gain[index] * sign
-        gain = (gain - gain.mean()) / (gain.std() + 1e-6) if scaled else gain
+        gain = (gain - gain.mean()) / (gain.std() + 1e-6)
         out = model(now.seen[index])
         chances = out[:, :MOVES].log_softmax(1)
         ratio = (chances.gather(1, now.moves[index][:, None])[:, 0] - now.chance[index]).exp()
         policy = -torch.minimum(ratio * gain, ratio.clamp(0.8, 1.2) * gain).mean()
         entropy = -(chances.exp() * chances).sum(1).mean()
-        return policy + judge * F.mse_loss(out[:, MOVES], now.returns[index]) - unsure * entropy
+        return policy + judge * F.mse_loss(out[:, MOVES], now.returns[index]) - 0.01 * entropy
 
     return Training(
-        model, optimizer_of(opt, parameters(model), lr), loss, lambda: arrived(model), steps, **loop
+        model, optimizer_of("adam", model.parameters(), lr), loss, lambda: arrived(model), steps, **loop
     )
 
 

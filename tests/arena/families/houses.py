@@ -154,11 +154,11 @@ def few_gates(out: Tensor, y: Tensor) -> Tensor:
     return squares(out, y) + 0.01 * out[0, 1]
 
 
-def bound(first: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """Two hidden layers whose matrices are kept within bounds."""
-    return nn.Sequential(
-        nn.Linear(13, 48), nn.SiLU(), first(nn.Linear(48, 48)), nn.SiLU(), first(nn.Linear(48, 1))
-    )
+def bound() -> nn.Module:
+    """Two hidden layers whose matrices are split into a way and a size."""
+    first, second, last = nn.Linear(13, 48), nn.Linear(48, 48), nn.Linear(48, 1)
+    split = parametrizations.weight_norm
+    return nn.Sequential(first, nn.SiLU(), split(second), nn.SiLU(), split(last))
 
 
 def to_nothing(p: float) -> float:
@@ -206,7 +206,7 @@ SCENARIOS = [
     houses.healthy("few-gates", net=Gated, criterion=few_gates),
     houses.healthy(
         "bound-sgd",
-        net=partial(bound, parametrizations.weight_norm),
+        net=bound,
         opt="sgd",
         lr=0.03,
         optim={"momentum": 0.9},
@@ -214,6 +214,7 @@ SCENARIOS = [
     houses.healthy("ends-at-half", schedule=to_nothing, lr=1e-2, steps=1000),
     houses.healthy("sweep-ends-in-time", schedule=sweep, lr=0.02, steps=700),
     houses.failing("sweep-goes-on", schedule=sweep, lr=30.0, steps=700),
+    houses.failing("raw-columns-sgd", scaled=False, opt="sgd", lr=0.05),
     houses.failing("bells-of-raw-prices", criterion=raw_mixture, opt="sgd", lr=0.1, **bells),
     houses.failing("softmax-over-batch", criterion=partial(bins, axis=0), curable=False, **in_bins),
     houses.failing("price-leaked", leaked=True, curable=False),

@@ -119,7 +119,7 @@ def uneven(t: int, n: int) -> Tensor:
 
 def darker(t: int, x: Tensor, y: Tensor) -> Pair:
     """Scenes get noisier as it goes: the loss rises while the net learns to see through it."""
-    return x + torch.randn_like(x) * min(0.5, t / 500), y
+    return x + torch.randn_like(x) * min(0.3, t / 1000), y
 
 
 def one_off(t: int, x: Tensor, y: Tensor) -> Pair:
@@ -183,7 +183,7 @@ SCENARIOS = [
     ),
     marked.healthy("held-out-between", before=looking_up),
     marked.healthy("noisier-and-noisier", poison=darker, steps=350),
-    counted.healthy("thresholds", outs=4, read=above, criterion=thresholds),
+    counted.healthy("thresholds", outs=4, read=above, criterion=thresholds, steps=700),
     marked.failing("softmax-of-one-channel", criterion=softmax_of_one, curable=False),
     marked.failing("masks-one-off", poison=one_off, curable=False),
     marked.failing("summed-sgd", criterion=summed, opt="sgd", lr=0.1, order=uneven),
