@@ -166,11 +166,11 @@ def test_after_a_step_that_was_not_taken_nothing_is_told_of_what_was_before(tmp_
     torch.manual_seed(0)
     model = Table()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    norms: list[float] = []
+    sizes: list[float] = []
     rules = tmp_path / "rules.yaml"
     rules.write_text("version: 1\nrules:\n  - {name: jump, when: loss > 1e6, action: skip}\n")
     guard = stepguard.watch(model, optimizer, rules=rules, run=None, console=None, every=1, on_error="raise")
-    guard.subscribe(lambda seen: norms.append(float(seen.frame.vectors["weight.norm"].values[0])))
+    guard.subscribe(lambda seen: sizes.append(float(seen.frame.vectors["weight.rms"].values[0])))
     with guard:
         for step in range(4):
             if step == 2:
@@ -183,4 +183,4 @@ def test_after_a_step_that_was_not_taken_nothing_is_told_of_what_was_before(tmp_
             optimizer.zero_grad()
             loss.backward()
             guard.step(loss + (1e7 if step == 2 else 0))
-    assert norms[3] == pytest.approx(norms[1], rel=1e-3)
+    assert sizes[3] == pytest.approx(sizes[1], rel=1e-3)
