@@ -74,7 +74,7 @@ def _action(node: Node, name: str, report: Report) -> Action | None:
     if kind == "restart" and isinstance(settings, Scalar) and settings.text == AUTO:
         return Action("restart")
     found = ACTIONS[kind].read(settings, kind, report)
-    return None if found is None or _incomplete(kind, found) else _build(kind, found)
+    return _build(kind, found) if found is not None and _sound(kind, key, found, report) else None
 
 
 def _bare(node: Scalar, name: str, report: Report) -> Action | None:
@@ -89,8 +89,12 @@ def _bare(node: Scalar, name: str, report: Report) -> Action | None:
     return None
 
 
-def _incomplete(kind: str, found: Mapping[str, Found]) -> bool:
-    return any(required not in found for required in ACTIONS[kind].required)
+def _sound(kind: str, key: Scalar, found: Mapping[str, Found], report: Report) -> bool:
+    """Whether all is there that the action needs, and nothing is said twice."""
+    if found.keys() >= {"times", "in_a_row"}:
+        report.add(key.place, say(kind, expected="times or in_a_row", got="both"))
+        return False
+    return all(required in found for required in ACTIONS[kind].required)
 
 
 def _build(kind: str, found: Mapping[str, Found]) -> Action:

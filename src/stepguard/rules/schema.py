@@ -165,6 +165,7 @@ def _action() -> Schema:
     bare = [name for name, settings in ACTIONS.items() if not settings.required]
     given = {name: _fields(settings) for name, settings in ACTIONS.items()}
     given["restart"] = {"anyOf": [{"const": AUTO}, given["restart"]]}
+    given["skip"]["not"] = {"required": ["times", "in_a_row"]}
     with_settings = {
         "type": "object",
         "properties": given,
