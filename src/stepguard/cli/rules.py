@@ -51,8 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _often(action: Action) -> str:
-    times = action.settings.get("in_a_row", action.times)
-    return action.kind if times is None else f"{action.kind} x{int(times)}"
+    return action.kind if action.limit is None else f"{action.kind} x{action.limit}"
 
 
 def _cells(rule: Rule) -> tuple[Text, str, str, Text]:

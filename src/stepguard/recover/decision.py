@@ -261,9 +261,9 @@ def _one_more(counts: tuple[int, ...], rung: int) -> tuple[int, ...]:
 
 def _times(ladder: Sequence[Action], rung: int) -> float:
     """How often a rung may be taken: what the rule says; else once, or without end on the last."""
-    times = ladder[rung].settings.get(IN_A_ROW, ladder[rung].times)
-    if times is not None:
-        return float(times)
+    limit = ladder[rung].limit
+    if limit is not None:
+        return limit
     return math.inf if rung == len(ladder) - 1 else 1
 
 

@@ -26,6 +26,12 @@ class Action:
     times: int | None = None
     """How often before the next rung; None: once on a rung that has a next one, else without end."""
 
+    @property
+    def limit(self) -> int | None:
+        """`times`, or what stands in its place: so many in a row."""
+        given = self.settings.get("in_a_row", self.times)
+        return None if given is None else int(given)
+
 
 @dataclass(frozen=True)
 class Bound:
