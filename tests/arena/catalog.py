@@ -5,7 +5,9 @@ from __future__ import annotations
 from arena.families import (
     adapted,
     attention,
+    blanks,
     blind,
+    choices,
     classic,
     dials,
     diffusion,
@@ -18,13 +20,14 @@ from arena.families import (
     scenes,
     special,
     strings,
+    strips,
     structured,
 )
 from arena.training import Scenario
 
 MODULES = (
     *(classic, attention, special, pictures, strings, structured, late, last, distances, diffusion),
-    *(blind, recipes, scenes, adapted, dials, houses),
+    *(blind, recipes, scenes, adapted, dials, houses, choices, blanks, strips),
 )
 
 SCENARIOS: dict[str, Scenario] = {
@@ -48,6 +51,7 @@ LATER = {
     "fifth": frozenset({"places", "diffusion"}),
     "sixth": frozenset({"towers", "order", "recipe"}),
     "seventh": frozenset({"scenes", "adapted", "dials", "houses"}),
+    "eighth": frozenset({"choices", "blanks", "strips"}),
 }
 """Families written later, one lot after the other, by someone who had not seen the rules as they then were.
 
