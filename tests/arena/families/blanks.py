@@ -121,7 +121,9 @@ def _filled(
         return mean(net(blank(x, picked)), x, picked)
 
     scheduler = None if schedule is None else LambdaLR(optimizer, lambda t: schedule(t / steps))
-    return Training(net, optimizer, loss, lambda: filled(net), steps, scheduler, **loop)
+    return Training(
+        net, optimizer, loss, lambda: filled(net), steps, scheduler, validate=lambda: -filled(net), **loop
+    )
 
 
 @cache
@@ -151,12 +153,10 @@ def noticed(model: nn.Module) -> float:
     return float(0.5 * ((out[false] > 0).float().mean() + (out[~false] <= 0).float().mean()))
 
 
-def _noticed(
-    *, share: float = 0.15, weight: float = 5.0, steps: int = 250, lr: float = 1e-2, **loop: Any
-) -> Training:
+def _noticed(steps: int = 250) -> Training:
     """Letters are put in by lot, and each place is asked whether its letter is the right one (ELECTRA)."""
     net, texts = Filler(outs=1), tasks.letters().x
-    optimizer = optimizer_of("adamw", net.parameters(), lr)
+    optimizer = optimizer_of("adamw", net.parameters(), 1e-2)
 
     def loss(t: int) -> Tensor:
         x = texts[torch.randint(len(texts), (16,))]
@@ -166,7 +166,7 @@ def _noticed(
         return F.binary_cross_entropy_with_logits(net(put)[..., 0], right, pos_weight=torch.tensor(5.0))
 
     scheduler = LambdaLR(optimizer, lambda t: f.one_cycle(t / steps))
-    return Training(net, optimizer, loss, lambda: noticed(net), steps, scheduler, **loop)
+    return Training(net, optimizer, loss, lambda: noticed(net), steps, scheduler)
 
 
 filled_in = Family("blanks", -3.07, -2.02, _filled)
