@@ -15,7 +15,7 @@ from stepguard.signals import Frame
 
 T = TypeVar("T")
 
-_TOGETHER = 1024
+_TOGETHER = 2048
 """Frames that are looked at together."""
 _READINGS = 32_768
 """Readings of a signal that are looked at together at most, or nearly so."""

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from stepguard.rules.values import Array, Mask, Value
 from stepguard.series.history import Window
-from stepguard.series.trends import RunningTrend
+from stepguard.series.trends import RunningTrend, weight
 
 Places = NDArray[np.intp]
 
 _MOST_PATTERNS = 16
 """Ways in which readings may lie before a step: with more of them, steps side by side save nothing."""
+_MOST_LAGS = 256
+"""Readings of a trend that are compared lag by lag; of more of them, the running form is quicker."""
 _MOST_NUMBERS = 4_000_000
 """Numbers in windows that lie side by side; of larger ones, running forms know the answer sooner."""
 
@@ -101,6 +103,35 @@ class Windows:
 
     def trend(self) -> Array:
         """`trend` of a number of the run, from all of its readings, as it is kept up to date live."""
+        score = self._scores() if len(self._now) else None
+        if score is None:
+            return self._running_trend()
+        count = (self._end - self._begin).astype(np.float64)
+        full = (count > 2) & (self._rows.first <= self._now - self._reach + 1)
+        with np.errstate(all="ignore"):
+            return np.where(full, (score - np.sign(score)) / np.sqrt(weight(count) / 18), np.nan)
+
+    def _scores(self) -> Array | None:
+        """Kendall's score of each window, lag by lag: of pairs of readings that are so far apart.
+
+        None where some readings are alike, which the score is corrected for, or windows are long.
+        """
+        readings = self._rows.values[self._begin[0] : self._end[-1]]
+        begin, end = self._begin - self._begin[0], self._end - self._begin[0]
+        longest = int((end - begin).max())
+        if longest > _MOST_LAGS or not np.isfinite(readings).all():
+            return None
+        score = np.zeros(len(begin))
+        for lag in range(1, longest):
+            rises = readings[lag:] > readings[:-lag]
+            if (readings[lag:] == readings[:-lag]).any():
+                return None
+            pairs = len(rises)
+            total = np.concatenate(([0], np.cumsum(np.where(rises, 1, -1))))
+            score += total[np.minimum(np.maximum(end - lag, begin), pairs)] - total[np.minimum(begin, pairs)]
+        return score
+
+    def _running_trend(self) -> Array:
         running, found = RunningTrend(self._reach), np.full(len(self._now), np.nan)
         rows = zip(self._rows.steps.tolist(), self._rows.values.tolist(), strict=True)
         readings = list(rows)[int(self._begin[0]) :] if len(self._now) else []

@@ -5,6 +5,10 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from math import copysign, nan, sqrt
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class RunningTrend:
@@ -51,6 +55,9 @@ class RunningTrend:
         return (self._score - copysign(1, self._score)) / sqrt(variance)
 
 
-def weight(count: int) -> int:
+Count = TypeVar("Count", int, NDArray[np.float64])
+
+
+def weight(count: Count) -> Count:
     """Kendall's weight of a group of readings."""
     return count * (count - 1) * (2 * count + 5)
