@@ -119,6 +119,39 @@ def test_the_pace_above_is_tried_then_the_one_below_and_the_best_stays() -> None
     assert race.result == "attempt 2"
 
 
+@pytest.mark.parametrize("normalised", [False, True])
+def test_where_next_to_nothing_was_learned_ten_times_the_pace_is_tried_from_elsewhere(
+    normalised: bool,
+) -> None:
+    race = Race[str](3.0)
+    first = Attempt(number=2, pace=0.01, normalised=normalised)
+    ends = {0.01: 1.9, 0.1: 0.5}
+    made = run(race, first, lambda attempt: falling(ends.get(attempt.pace or 0.0, 1.0)))
+    assert [(attempt.init, attempt.pace) for attempt in made[:2]] == [(None, 0.01), ("lsuv", 0.1)]
+    assert race.result == "attempt 3"
+
+
+def noisy(around: float, by: float) -> Curve:
+    return curve(around + (by if step % 2 else -by) for step in range(STEPS))
+
+
+def test_what_is_as_good_as_one_that_was_stuck_takes_its_place() -> None:
+    stuck, gained = noisy(2.0, 0.3), curve([4.0] * 10 + [2.0 + 0.3 * (-1) ** step for step in range(190)])
+    assert (stuck.stuck, gained.stuck) == (True, False)
+    assert first_behind(noisy(2.05, 0.3), stuck) is None
+    assert first_behind(noisy(2.05, 0.3), gained) == STEPS - 1
+    assert first_behind(noisy(3.0, 0.3), stuck) == TOLD * STEPS, "one that does surely worse does not"
+
+
+def test_a_curve_that_was_saved_goes_on() -> None:
+    whole, again = falling(0.5), Curve()
+    again.load_state_dict(curve([2.0, math.nan, 1.0]).state_dict())
+    again.see(3, 0.25)
+    assert (len(again), again.level(0, 1), again.level(1, 1), again.level(3, 2)) == (4, 2.0, math.inf, 0.625)
+    again.load_state_dict(whole.state_dict())
+    assert again.state_dict()["losses"].tolist() == whole.state_dict()["losses"].tolist()
+
+
 def test_what_does_better_is_the_one_to_beat() -> None:
     race = Race[str](9.0)
     best = {0.01: 0.9, 0.03: 0.7, 0.09: 1.5, 0.015: 1.6}

@@ -219,3 +219,45 @@ def test_a_step_that_was_dropped_is_left_as_it_is() -> None:
     trust.drop()
     trust.leave(0.01)
     torch.testing.assert_close(flat(model.parameters()), flat(plain.parameters()), rtol=0, atol=0)
+
+
+class Product(nn.Module):
+    """What is learned beside a fixed layer: a product of two thin matrices, as in LoRA."""
+
+    def __init__(self, second: float = 0.0) -> None:
+        super().__init__()
+        self.fixed = nn.Linear(8, 3).requires_grad_(False)
+        self.down, self.up = nn.Linear(8, 2, bias=False), nn.Linear(2, 3, bias=False)
+        nn.init.zeros_(self.down.weight)
+        nn.init.constant_(self.up.weight, second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fixed(x) + self.up(self.down(x))
+
+
+def held(model: nn.Module, steps: int) -> list[float]:
+    """The size of the first factor after each step, from the same batches."""
+    torch.manual_seed(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trust, sizes = TrustRatios(model, optimizer), list[float]()
+    for _ in range(steps):
+        trust.enter()
+        step(model, optimizer)
+        trust.leave(0.01)
+        sizes.append(float(model.get_parameter("down.weight").detach().norm()))
+    return sizes
+
+
+def test_a_product_of_two_zeros_gets_away_from_its_saddle_with_the_model_hardly_changed() -> None:
+    model, x = Product(), torch.randn(64, 8)
+    before = model(x).detach()
+    first, second, *_ = held(model, 2)
+    assert 0.0 < first < 0.2 * LEAST * 2**0.5
+    assert second != first
+    assert float((model(x) - before).detach().norm()) < 0.01 * float(before.norm())
+    assert held(Product(), 1) == [first], "drawn by a generator of its own, so alike on all ranks"
+
+
+def test_zeros_that_get_a_gradient_are_not_drawn() -> None:
+    (first,) = held(Product(second=1.0), 1)
+    assert first == pytest.approx(0.01 * LEAST * 2**0.5, rel=1e-4)

@@ -22,12 +22,14 @@ LEAST = 50
 """Steps of the shortest training of which a loss curve says anything."""
 FACTORS = (3.0, 0.5)
 """The paces of the challengers, relative to that of the best attempt."""
+STUCK = (10.0, 0.5)
+"""The same where the best attempt has learned next to nothing."""
 DOUBTED = (1.0, 0.3, 3.0)
 """The same, relative to the pace that would be held after a best attempt whose pace was not."""
 FASTER = "lsuv"
 """How a faster challenger is initialised where the best attempt was left as it came: it bears more.
 
-Where normalisations even out the layers, as it came is as good.
+Where normalisations even out the layers, as it came is as good, if anything was learned.
 """
 ROOM = 0.05
 """What is left of a loss, of its first value, below which another attempt is not worth its steps."""
@@ -73,18 +75,24 @@ class Race(Generic[Result]):
         steps = len(best.curve)
         if steps < LEAST or self._steps + steps > self._budget * steps or best.curve.fell_to(ROOM):
             return None
-        base, factors = (best, FACTORS) if best.pace is not None else (best.next(best.doubt), DOUBTED)
-        changed = next(self._changes(base, factors), None)
+        stuck = best.curve.stuck
+        if best.pace is None:
+            base, factors = best.next(best.doubt), DOUBTED
+        else:
+            base, factors = best, STUCK if stuck else FACTORS
+        changed = next(self._changes(base, factors, even=base.normalised and not stuck), None)
         if changed is None:
             return None
         init, pace = changed
         same = {name: getattr(base, name) for name in ("seed", "lr_scale", "clip")}
         return replace(attempt.next({}), best=best.curve, init=init, pace=pace, **same)
 
-    def _changes(self, base: Attempt, factors: Sequence[float]) -> Iterator[tuple[str | None, float]]:
+    def _changes(
+        self, base: Attempt, factors: Sequence[float], *, even: bool
+    ) -> Iterator[tuple[str | None, float]]:
         """Initialisation and pace beside those of an attempt which were not tried; none without a pace."""
         for factor in factors if base.pace is not None else ():
-            init = base.init or (FASTER if factor > 1.0 and not base.normalised else None)
+            init = base.init or (FASTER if factor > 1.0 and not even else None)
             pace = float(f"{factor * (base.pace or 0.0):.2g}")
             near = (tried == init and pace / 2 < at < 2 * pace for tried, at in self._tried)
             if pace < 1.0 and not any(near):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Mapping
 from statistics import median
+from typing import Any
+
+import numpy as np
 
 BEHIND = "behind-another-attempt"
 """What ends an attempt that does worse, in the place of a rule's name."""
@@ -18,6 +22,8 @@ A pace that is brought down at last brings most of a fast one's gain: half-way i
 
 SURE = 2.0
 """Standard errors of both levels that noise alone may do."""
+LITTLE = 0.9
+"""What is left of a loss, of its first value, above which next to nothing was learned."""
 _OF_MEDIAN = 1.4826 * 1.2533
 """From the median deviation to the standard one, and from there to the error of a median, of normal noise."""
 
@@ -43,6 +49,14 @@ class Curve:
     def leave_out(self, step: int) -> None:
         """Take a step whose batch was left out."""
         self.see(step, self._losses[step - 1] if 0 < step == len(self) else None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses so far, as single-precision floats."""
+        return {"losses": np.array(self._losses, dtype=np.float32)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._losses = array("f", np.asarray(state["losses"], dtype=np.float32).tobytes())
 
     def level(self, step: int, window: int) -> float:
         """The median of the losses up to a step; one that is unknown or no number counts as infinite."""
@@ -74,12 +88,17 @@ class Curve:
         """
         return self.last < max(share * self.first, 0.0) < math.inf
 
+    @property
+    def stuck(self) -> bool:
+        """Whether at its end next to nothing was learned."""
+        return not self.fell_to(LITTLE)
+
 
 def behind(curve: Curve, best: Curve, step: int) -> bool:
     """Whether an attempt does worse at this step than the best one did: told twenty times, and at its end.
 
     Before the end it may be behind by a part of what the best one had gained by then, less and less, and by
-    what noise alone may do.
+    what noise alone may do; at the end, too, of one that was stuck: there is nothing to lose.
     """
     window = max(10, len(best) // 20)
     last = step >= len(best) - 1
@@ -89,6 +108,6 @@ def behind(curve: Curve, best: Curve, step: int) -> bool:
     theirs = best.level(min(step, len(best) - 1), window)
     gained = best.first - theirs
     margin = LEEWAY * left * gained if 0.0 < gained < math.inf else 0.0
-    if not last:
+    if not last or best.stuck:
         margin += SURE * (curve.doubt(step, window) + best.doubt(step, window))
     return not curve.level(step, window) <= theirs + margin

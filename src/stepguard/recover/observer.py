@@ -196,6 +196,7 @@ class Observer:
             "layers": layers,
             "recovery": recovery,
             "collector": self._collector.state_dict(),
+            "curve": self._attempt.curve.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -204,6 +205,8 @@ class Observer:
         self._sampled = self._collector.active = bool(state.get("sampled", True))
         self._stood = bool(state.get("stood", False))
         self._restored = state if "recovery" in state else None
+        if "curve" in state and not self._order:
+            self._attempt.curve.load_state_dict(state["curve"])
         if "collector" in state:
             self._collector.load_state_dict(state["collector"])
         if self._recovery is not None and self._restored is not None:

@@ -25,6 +25,8 @@ added to activations of size 1 would hardly move by a share of its 0.02.
 
 A little less than where any usual initialisation begins: torch's own at 0.58, LeCun's at 1, He's at 1.4.
 """
+SMALL = 0.1
+"""What zeros begin with, relative to the weights that they count as."""
 _LEAST_LR = 0.01
 """Below this share of the largest learning rate nothing is concluded.
 
@@ -44,7 +46,7 @@ class _Layer:
 
 
 class TrustRatios:
-    """Holds the updates of what an optimizer trains of a model. It remembers nothing from step to step.
+    """Holds the updates of what an optimizer trains of a model. It remembers no step.
 
     While a step is taken there is one more copy of the weights. Numbers stay on the device.
     """
@@ -55,6 +57,8 @@ class TrustRatios:
         """Found at the first step: lazy modules have their parameters by then."""
         self._before: list[list[Tensor]] = []
         """The weights of each layer as they were, within a step."""
+        self._began = False
+        """A step was taken: no layer is all zeros any more."""
 
     @torch.no_grad()
     def enter(self) -> None:
@@ -68,7 +72,7 @@ class TrustRatios:
         """The step is over: let every layer have moved by this share of its weights.
 
         Layers whose learning rate is less than the largest of all groups, at its largest in its schedule,
-        move by so much less. Those that did not move stay.
+        move by so much less. Those that did not move stay, but for zeros at the first step.
         """
         before, self._before = self._before, []
         if not before:
@@ -81,6 +85,23 @@ class TrustRatios:
             factor = factor.nan_to_num(nan=1.0, posinf=1.0, neginf=1.0)
             for parameter, was, update in zip(layer.parameters, old, moved, strict=True):
                 parameter.copy_(was.addcmul_(update, factor.to(update.device)))
+        if not self._began:
+            self._leave_zero()
+
+    def _leave_zero(self) -> None:
+        """Draw the layers at random that are all zeros though a step was taken: they sit on a saddle.
+
+        So do the factors of a product that are all zero: none of them ever gets a gradient. Small, so that
+        the model is what it was, and the same on all ranks.
+        """
+        self._began = True
+        for place, layer in enumerate(self._layers or ()):
+            if any(bool(parameter.any()) for parameter in layer.parameters):
+                continue
+            for parameter in layer.parameters:
+                generator = torch.Generator(parameter.device).manual_seed(place)
+                inputs = parameter[0].numel() if parameter.dim() else 1
+                parameter.normal_(std=SMALL * LEAST / inputs**0.5, generator=generator)
 
     def drop(self) -> None:
         """Leave the step as it is."""
