@@ -40,6 +40,8 @@ class Training:
     """Called before each step: what changes in mid-run, or another model's step."""
     validate: Callable[[], float] | None = None
     """The loss on data held out from training, of a model in eval mode; logged as `val_loss`."""
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    """What the loss notes beside itself, as people log it: by name, at each step."""
     kept: dict[str, Any] = field(default_factory=dict[str, Any])
     """What else a snapshot must hold: another model's optimizer."""
     guard: stepguard.Guard | None = None
@@ -93,6 +95,7 @@ class Training:
     def take(self, loss: Tensor) -> None:
         """The optimizer's step, under the guard where there is one."""
         if self.guard is not None:
+            self.guard.log(**self.metrics)
             self.guard.step(loss)
         elif self.scaler is not None:
             self.scaler.step(self.optimizer)

@@ -131,6 +131,17 @@ def test_where_next_to_nothing_was_learned_ten_times_the_pace_is_tried_from_else
     assert race.result == "attempt 3"
 
 
+def test_one_that_began_far_above_the_others_has_not_learned_much_by_coming_down() -> None:
+    race = Race[str](9.0)
+    race.over(ended(Attempt(), curve([2.0, math.inf, math.inf])))
+    cold = curve([90.0] * 20 + [1.5] * (STEPS - 20))
+    made = run(
+        race, Attempt(number=2, pace=0.01), lambda attempt: cold if attempt.number == 2 else falling(0.5)
+    )
+    assert len(made) > 1
+    assert len(run(Race[str](9.0), Attempt(pace=0.01), lambda _: cold)) == 1
+
+
 def noisy(around: float, by: float) -> Curve:
     return curve(around + (by if step % 2 else -by) for step in range(STEPS))
 

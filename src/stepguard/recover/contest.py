@@ -9,6 +9,7 @@ remedy is not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
@@ -32,7 +33,7 @@ FASTER = "lsuv"
 Where normalisations even out the layers, as it came is as good, if anything was learned.
 """
 ROOM = 0.05
-"""What is left of a loss, of its first value, below which another attempt is not worth its steps."""
+"""What is left of a loss, of the least that an attempt began with, below which another is not worth it."""
 
 
 class Race(Generic[Result]):
@@ -47,6 +48,8 @@ class Race(Generic[Result]):
         self._steps = 0
         self._tried: list[tuple[str | None, float]] = []
         """Initialisation and pace of each attempt whose pace was held."""
+        self._first = math.inf
+        """The least loss that an attempt began with."""
         self.best: tuple[Attempt, Result] | None = None
 
     @property
@@ -58,6 +61,7 @@ class Race(Generic[Result]):
     def over(self, attempt: Attempt) -> None:
         """An attempt is over, however it ended."""
         self._steps += len(attempt.curve)
+        self._first = min(self._first, attempt.curve.first)
         if attempt.pace is not None:
             self._tried.append((attempt.init, attempt.pace))
 
@@ -73,7 +77,8 @@ class Race(Generic[Result]):
             return None
         best, _ = self.best
         steps = len(best.curve)
-        if steps < LEAST or self._steps + steps > self._budget * steps or best.curve.fell_to(ROOM):
+        learned = best.curve.fell_to(ROOM, of=self._first)
+        if steps < LEAST or self._steps + steps > self._budget * steps or learned:
             return None
         stuck = best.curve.stuck
         if best.pace is None:

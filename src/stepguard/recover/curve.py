@@ -81,17 +81,17 @@ class Curve:
         """What it ended with: the median of its last twentieth, of ten losses at least."""
         return self.level(len(self) - 1, max(10, len(self) // 20))
 
-    def fell_to(self, share: float) -> bool:
-        """Whether at its end no more than a share of the first losses was left, as of one below zero.
+    def fell_to(self, share: float, *, of: float) -> bool:
+        """Whether at its end no more than a share of what it began `of` was left, as of a loss below zero.
 
         What is left of a loss without a floor is not known: rewards and likelihoods are none to go by.
         """
-        return self.last < max(share * self.first, 0.0) < math.inf
+        return self.last < max(share * of, 0.0) < math.inf
 
     @property
     def stuck(self) -> bool:
         """Whether at its end next to nothing was learned."""
-        return not self.fell_to(LITTLE)
+        return not self.fell_to(LITTLE, of=self.first)
 
 
 def behind(curve: Curve, best: Curve, step: int) -> bool:

@@ -217,11 +217,12 @@ def _lr_factor(findings: Findings) -> float:
 def _next_pace(findings: Findings, attempt: Attempt) -> float:
     """Slower where it ran away; where it did not, another initialisation first, then faster.
 
-    Where one way was no cure, the other is tried; but never a faster one after steps that did damage.
+    Where one way was no cure, the other is tried; but never a faster one after steps that did damage. Where
+    slower ones did it again, a tenth.
     """
     tried = attempt.pace or AIM
     if findings.ran_away or findings.spoiled or findings.restless:
-        return 0.3 * AIM
+        return 0.3 * AIM if tried > 0.3 * AIM else _rounded(0.1 * tried, 0.0, 1.0)
     if tried != AIM:
         return 3 * AIM if tried < AIM else 0.3 * AIM
     return AIM if attempt.init is None else 3 * AIM

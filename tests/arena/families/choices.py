@@ -67,12 +67,14 @@ def _valued(
     task = tasks.table(table)
     model = nets.mlp((task.x.shape[1], 48, 48, task.classes), drop=drop)
     logs: list[tuple[Tensor, Tensor, Tensor]] = []
+    metrics: dict[str, float] = {}
 
     def serve(t: int) -> None:
         x, y = met(task, 16)
         with torch.no_grad():
             arm = pick(model(x), t / steps)
         paid = pays(arm, y)
+        metrics["reward"] = float(paid.mean())
         logs.append((x, arm, paid.roll(1) if misplaced else paid))
 
     def loss(t: int) -> Tensor:
@@ -81,7 +83,8 @@ def _valued(
         return F.mse_loss(model(x).gather(1, arm[:, None])[:, 0], paid)
 
     optimizer = optimizer_of("adam", model.parameters(), lr)
-    return Training(model, optimizer, loss, lambda: served(model, task), steps, before=serve, **loop)
+    more = {"before": serve, "metrics": metrics}
+    return Training(model, optimizer, loss, lambda: served(model, task), steps, **more, **loop)
 
 
 def _rewarded(table: str, *, sign: float = 1.0, steps: int = 500, lr: float = 3e-3, **loop: Any) -> Training:
@@ -89,19 +92,22 @@ def _rewarded(table: str, *, sign: float = 1.0, steps: int = 500, lr: float = 3e
     task = tasks.table(table)
     model = nets.mlp((task.x.shape[1], 48, task.classes), nn.Tanh)
     usual = torch.zeros(())
+    metrics: dict[str, float] = {}
 
     def loss(t: int) -> Tensor:
         x, y = met(task, 16)
         chances = model(x).log_softmax(1)
         arm = torch.multinomial(chances.detach().exp(), 1)[:, 0]
-        paid = sign * pays(arm, y)
+        paid = pays(arm, y)
+        metrics["reward"] = float(paid.mean())
+        paid = sign * paid
         gain = paid - usual
         usual.lerp_(paid.mean(), 0.05)
         spread = -(chances.exp() * chances).sum(1).mean()
         return -(gain * chances.gather(1, arm[:, None])[:, 0]).mean() - 0.01 * spread
 
     optimizer = optimizer_of("adam", model.parameters(), lr)
-    return Training(model, optimizer, loss, lambda: served(model, task), steps, **loop)
+    return Training(model, optimizer, loss, lambda: served(model, task), steps, metrics=metrics, **loop)
 
 
 def _logged(table: str, *, steps: int = 400, lr: float = 3e-3, **loop: Any) -> Training:

@@ -125,6 +125,7 @@ def _values(
     model = Values(duel)
     target = copy.deepcopy(model).requires_grad_(False)
     dials, memory = Dials(32, reward), Memory()
+    metrics: dict[str, float] = {}
     optimizer = optimizer_of(opt, model.parameters(), lr)
 
     @torch.no_grad()
@@ -133,6 +134,7 @@ def _values(
         free = torch.rand(dials.number) < max(0.1, 1 - 2 * t / steps)
         move = torch.where(free, torch.randint(MOVES, (dials.number,)), model(before).argmax(1))
         paid, done = dials.turn(move)
+        metrics["reward"] = float(paid.mean())
         memory.add(before, move, paid.roll(1) if misplaced else paid, done, dials.look())
         if soft or t % 50 == 0:
             for mine, other in zip(target.parameters(), model.parameters(), strict=True):
@@ -147,8 +149,8 @@ def _values(
         told = model(before).gather(1, move[:, None])[:, 0]
         return F.huber_loss(told, worth) if huber else F.mse_loss(told, worth)
 
-    kept = {"target": target}
-    return Training(model, optimizer, loss, lambda: arrived(model), steps, before=play, kept=kept, **loop)
+    more = {"before": play, "metrics": metrics, "kept": {"target": target}}
+    return Training(model, optimizer, loss, lambda: arrived(model), steps, **more, **loop)
 
 
 class Player(nn.Module):
@@ -185,6 +187,7 @@ class Rollout:
                 returns.insert(0, ahead)
             self.seen, self.moves = torch.cat(seen_), torch.cat(moves)
             self.returns = torch.cat(returns)
+            self.paid = float(torch.cat(paid).mean())
             self.gain = self.returns - torch.cat(worth)
             self.chance = model(self.seen)[:, :MOVES].log_softmax(1).gather(1, self.moves[:, None])[:, 0]
 
@@ -202,10 +205,12 @@ def _acted(
     """Actor and critic in one net; with several `epochs` on each rollout by the clipped ratio (PPO)."""
     model, dials = Player(), Dials(32, reward)
     rollout: list[Rollout] = []
+    metrics: dict[str, float] = {}
 
     def loss(t: int) -> Tensor:
         if t % epochs == 0:
             rollout[:] = [Rollout(dials, model, 0.8)]
+            metrics["reward"] = rollout[0].paid
         (now,) = rollout
         index = torch.randperm(len(now.moves))[: len(now.moves) // (2 if epochs > 1 else 1)]
         gain = now.gain[index] * sign
@@ -217,9 +222,8 @@ def _acted(
         entropy = -(chances.exp() * chances).sum(1).mean()
         return policy + judge * F.mse_loss(out[:, MOVES], now.returns[index]) - 0.01 * entropy
 
-    return Training(
-        model, optimizer_of("adam", model.parameters(), lr), loss, lambda: arrived(model), steps, **loop
-    )
+    optimizer = optimizer_of("adam", model.parameters(), lr)
+    return Training(model, optimizer, loss, lambda: arrived(model), steps, metrics=metrics, **loop)
 
 
 valued = Family("dials", 0.2, 0.97, _values)

@@ -162,18 +162,21 @@ def _reinforce(
     if prepare:
         prepare(model)
 
+    metrics: dict[str, float] = {}
+
     def loss(t: int) -> Tensor:
         index = torch.randint(len(task.x), (64,))
         chances = model(task.x[index]).log_softmax(-1)
         chosen = torch.multinomial(chances.exp().detach(), 1).flatten()
         right = task.y[torch.randint(len(task.x), (64,))] if shuffled else task.y[index]
         paid = (chosen == right).float() * reward
+        metrics["reward"] = float(paid.mean())
         advantage = paid - paid.mean() if baseline else paid
         entropy = -(chances.exp() * chances).sum(-1).mean()
         return -(advantage * chances.gather(1, chosen[:, None])[:, 0]).mean() - 0.01 * entropy
 
     optimizer = optimizer_of(opt, model.parameters(), lr)
-    return Training(model, optimizer, loss, lambda: quality(model, task), steps)
+    return Training(model, optimizer, loss, lambda: quality(model, task), steps, metrics=metrics)
 
 
 def _tuned(frozen: bool = True, lr: float = 3e-3, switch: bool = True, **changes: Any) -> Training:
