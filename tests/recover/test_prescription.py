@@ -181,3 +181,15 @@ def test_doubtful_is_what_learned_little_for_a_reason(
     findings = found(*paces, *[0.01] * (60 if paces else 0), **first)
     for by in (1e-6, 1.0, 1e6):
         assert findings.doubtful(by, by * last) == doubtful
+
+
+@pytest.mark.parametrize(
+    ("paces", "last", "doubtful"),
+    [([5e-5] * 60, 0.5, True), ([5e-5] * 60, 0.2, False), ([5e-5] * 30 + [1e-3] * 50, 0.5, False)],
+    ids=["too small from first to last", "it learned much all the same", "at first only"],
+)
+def test_after_a_restart_updates_that_are_too_small_are_a_reason_too(
+    paces: list[float], last: float, doubtful: bool
+) -> None:
+    assert found(*paces).doubtful(1.0, last, again=True) == doubtful
+    assert not found(*paces).doubtful(1.0, last), "a trained model may be meant to move by so little"

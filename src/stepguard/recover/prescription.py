@@ -132,7 +132,7 @@ class Findings:
         """Whether it could learn as it began, and at its end no more: its steps have done that."""
         return not self.badly_begun and bool(self.recent) and _unfit(self.recent[-1])
 
-    def doubtful(self, first: float, last: float) -> bool:
+    def doubtful(self, first: float, last: float, *, again: bool = False) -> bool:
         """Whether an attempt that no rule has ended did badly all the same: little learned, and a reason.
 
         The reason is a first update that was larger than the weights, or a state in which nothing can be
@@ -142,9 +142,13 @@ class Findings:
         Args:
             first: the loss that it began with.
             last: the loss that it ended with.
+            again: whether it is not the first attempt. Then updates that were too small from first to last
+                are a reason, too: a first one may be meant to move a trained model by a little.
         """
         hot = self.hot or 0.0
-        least = MUCH if hot > 1.0 or self.badly_begun or self.spoiled else LITTLE if hot else None
+        cold = again and self.begun is not None and self.cold is not None and pace(self.begun) < COLD
+        ill = hot > 1.0 or cold or self.badly_begun or self.spoiled
+        least = MUCH if ill else LITTLE if hot else None
         return least is not None and not last < first - least * abs(first)
 
     @property

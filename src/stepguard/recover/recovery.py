@@ -87,7 +87,8 @@ class Recovery:
     def doubt(self) -> Mapping[str, float | str]:
         """The remedy for an attempt that has ended, and did badly; empty for one that may have done well."""
         curve = self._attempt.curve
-        doubtful = self._findings.doubtful(curve.first, curve.last) and not self._dry_run
+        again = self._attempt.number > 1
+        doubtful = not self._dry_run and self._findings.doubtful(curve.first, curve.last, again=again)
         return prescribe(self._findings, self._attempt) if doubtful else {}
 
     def observe(self, frame: Frame) -> Observation:
