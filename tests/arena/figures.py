@@ -141,14 +141,14 @@ def show(verdicts: Sequence[Verdict], rules: Sequence[str], title: str, console:
 
 
 def _by_rule(verdicts: Sequence[Verdict], rules: Sequence[str]) -> Table:
+    """Each rule for itself: on the families whose thresholds it was tuned on, and on all others."""
     apart = parts(verdicts)
-    table = Table("rule")
-    for heading in [f"{what} {kind}" for what in ("hits", "false") for kind in catalog.KINDS]:
-        table.add_column(heading)
-    for heading in ("alerts/1,000", "lead", "only it"):
-        table.add_column(heading)
+    tuned, others = apart["tuning"], [v for kind in catalog.KINDS[1:] for v in apart[kind]]
+    table = Table("rule", "hits tuning", "hits others", "false tuning", "false others")
+    for heading in ("false alerts/1,000", "lead", "only it"):
+        table.add_column(heading, justify="right")
     for rule in rules:
-        each = [rule_figures(apart[kind], rule) for kind in catalog.KINDS]
+        each = [rule_figures(part, rule) for part in (tuned, others)]
         of_all = rule_figures(verdicts, rule)
         table.add_row(
             rule,
