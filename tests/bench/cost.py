@@ -1,10 +1,10 @@
 """What watching costs: the time of a step watched over that of the same step bare.
 
 On each workload every watcher has a process of its own, and they take turns of about a quarter of a second,
-or as many steps as the watcher's cycle has; bare begins each round. A pair is one turn over the mean of the
-bare turns before and after it. Each workload gets an equal share of the time that is left. A watcher that has
-used up its part of it sits out, but not before it has three pairs; for those a workload may take half as long
-again.
+or as many steps as the watcher's cycle has; between any two of them it is bare's turn. A pair is one turn
+over the mean of the bare turns just before and after it: machines change their pace within seconds. Each
+workload gets an equal share of the time that is left. A watcher that has used up its part of it sits out, but
+not before it has three pairs; for those a workload may take half as long again.
 
     python tests/bench/cost.py [--minutes 9] [--workloads lecture mlp] [--json cost.json]
 
@@ -40,23 +40,23 @@ TURN = 0.25
 
 
 class Times:
-    """Seconds a step, by watcher and round."""
+    """Seconds a step: of bare by its turns, of watchers by the turn of bare before."""
 
     def __init__(self, runners: Mapping[str, Runner], watchers: Mapping[str, Watcher]) -> None:
         self._runners, self._watchers = dict(runners), watchers
         self.found: dict[str, dict[int, float]] = {name: {} for name in runners}
 
     def round(self, part: float, end: float) -> None:
-        """Give a turn to all who have not used up their part of the time, in seconds.
-
-        After `end` to bare alone, which closes the pairs of the round before.
-        """
-        number = len(self.found["bare"])
-        self._turn("bare", number)
+        """Give a turn to all who have not used up their part of the time, in seconds; none after `end`."""
         for name in [name for name in self._runners if name != "bare"]:
             wanting = len(self.found[name]) < LEAST or self._runners[name].spent < part
             if wanting and time.perf_counter() < end:
-                self._turn(name, number)
+                self._turn("bare", len(self.found["bare"]))
+                self._turn(name, len(self.found["bare"]) - 1)
+
+    def close(self) -> None:
+        """Close the last pair."""
+        self._turn("bare", len(self.found["bare"]))
 
     def _turn(self, name: str, number: int) -> None:
         runner, found = self._runners[name], self.found[name]
@@ -97,11 +97,11 @@ def measure(workload: str, watchers: dict[str, Watcher], seconds: float, threads
     deadline, end = began + seconds, began + GRACE * seconds
     with runners(WORKLOADS[workload], watchers, threads) as running:
         times = Times(running, watchers)
-        part = (deadline - time.perf_counter()) / len(running)
+        part = (deadline - time.perf_counter()) / (2 * len(running))  # as much is bare's
         times.round(part, math.inf)
         while time.perf_counter() < (deadline if times.enough else end):
             times.round(part, end)
-        times.round(part, -math.inf)
+        times.close()
     return times.digest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import math
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from tempfile import TemporaryDirectory
@@ -103,6 +104,26 @@ def naive(training: Training) -> Generator[None]:
 
 
 @contextmanager
+def reading(training: Training) -> Generator[None]:
+    """The least that surely finds what is not finite: every output and gradient added up, and no more."""
+    sums: list[Tensor] = []
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+        sums.append((output[0] if isinstance(output, tuple) else output).detach().sum())
+
+    def before_step(*_: Any) -> None:
+        grads = [parameter.grad for parameter in training.model.parameters() if parameter.grad is not None]
+        sums.extend((grad.coalesce().values() if grad.is_sparse else grad).sum() for grad in grads)
+        assert math.isfinite(float(torch.stack(sums).sum()))
+        sums.clear()
+
+    handle = training.optimizer.register_step_pre_hook(before_step)
+    with _hooked(training, hook):
+        yield None
+    handle.remove()
+
+
+@contextmanager
 def _hooked(training: Training, hook: Callable[..., None]) -> Generator[None]:
     leaves = [m for m in training.model.modules() if not list(m.children()) and not isinstance(m, nn.Flatten)]
     handles = [leaf.register_forward_hook(hook) for leaf in leaves]
@@ -164,6 +185,7 @@ WATCHERS: dict[str, Watcher] = {
     "stepguard, every step": guarded(1),
     "stepguard, auto": guarded("auto"),
     "stepguard, each tenth": guarded(10),
+    "every number read once": Watcher(reading),
     "the lecture's hooks": Watcher(lecture_hooks),
     "naive .item()": Watcher(naive),
     "torchmortem": Watcher(torchmortem_autopsy, 50, "torchmortem"),
