@@ -69,6 +69,7 @@ class Run:
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     runs: list[Run] = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 
     def begin(script: str, *options: str, under: tuple[str, ...] = ()) -> Run:
         runs.append(Run(tmp_path, script, *options, under=under))
@@ -78,3 +79,4 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     for run in runs:
         run.process.kill()
         run.process.communicate()
+    signal.signal(signal.SIGHUP, before)
