@@ -4,7 +4,7 @@ On each workload every watcher has a process of its own, and they take turns of 
 or as many steps as the watcher's cycle has; between any two of them it is bare's turn. A pair is one turn
 over the mean of the bare turns just before and after it: machines change their pace within seconds. Each
 workload gets an equal share of the time that is left. A watcher that has used up its part of it sits out, but
-not before it has three pairs; for those a workload may take half as long again.
+not before it has three pairs, or one of a long turn; for those a workload may take half as long again.
 
     python tests/bench/cost.py [--minutes 9] [--workloads lecture mlp] [--json cost.json]
 
@@ -32,7 +32,9 @@ from watchers import Watcher, available
 from workloads import WORKLOADS
 
 LEAST = 3
-"""Pairs of every watcher."""
+"""Pairs of every watcher; of one whose turns are LONG one is enough."""
+LONG = 5.0
+"""Seconds."""
 GRACE = 1.5
 """How far a workload may exceed its time for them, as a factor."""
 TURN = 0.25
@@ -49,7 +51,7 @@ class Times:
     def round(self, part: float, end: float) -> None:
         """Give a turn to all who have not used up their part of the time, in seconds; none after `end`."""
         for name in [name for name in self._runners if name != "bare"]:
-            wanting = len(self.found[name]) < LEAST or self._runners[name].spent < part
+            wanting = self._lacks(name) or self._runners[name].spent < part
             if wanting and time.perf_counter() < end:
                 self._turn("bare", len(self.found["bare"]))
                 self._turn(name, len(self.found["bare"]) - 1)
@@ -71,7 +73,12 @@ class Times:
     @property
     def enough(self) -> bool:
         """Whether every watcher has its pairs."""
-        return all(len(self.found[name]) >= LEAST for name in self._runners)
+        return not any(map(self._lacks, self._runners))
+
+    def _lacks(self, name: str) -> bool:
+        """Whether a watcher has too few pairs."""
+        pairs = len(self.found[name])
+        return pairs < (1 if self._runners[name].spent > LONG * pairs else LEAST)
 
     def digest(self) -> dict[str, Any]:
         """Milliseconds of a bare step, and of each watcher the ratios of its pairs."""
