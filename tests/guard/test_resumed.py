@@ -83,6 +83,9 @@ def test_the_alerts_and_decisions_are_those_of_a_run_without_a_break(
     second.run(STEPS - at, after.guard.step)
     assert [told(observation) for observation in (*before.seen, *after.seen)] == expected
     assert second.state() == whole.state()
+    curves = [guard.state_dict()["curve"]["losses"].tolist() for guard in (session.guard, after.guard)]
+    assert len(curves[0]) == STEPS
+    assert repr(curves[0]) == repr(curves[1]), "also of the losses that challengers are compared by"
 
 
 def test_a_state_may_be_loaded_into_a_guard_that_has_seen_steps(training, watched, rules) -> None:
