@@ -105,7 +105,7 @@ def naive(training: Training) -> Generator[None]:
 
 @contextmanager
 def reading(training: Training) -> Generator[None]:
-    """The least that surely finds what is not finite: every output and gradient added up, and no more."""
+    """The plainest way to surely see what is not finite: every output and gradient added up, and no more."""
     sums: list[Tensor] = []
 
     def hook(_module: nn.Module, _args: Any, output: Any) -> None:

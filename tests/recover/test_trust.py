@@ -261,3 +261,18 @@ def test_a_product_of_two_zeros_gets_away_from_its_saddle_with_the_model_hardly_
 def test_zeros_that_get_a_gradient_are_not_drawn() -> None:
     (first,) = held(Product(second=1.0), 1)
     assert first == pytest.approx(0.01 * LEAST * 2**0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("what", ["without a learning rate", "left out of the loss"])
+def test_zeros_that_no_step_is_to_move_stay_zeros(what: str) -> None:
+    model = Product()
+    both = [*model.down.parameters(), *model.up.parameters()]
+    optimizer = torch.optim.SGD(both, lr=0.0 if what == "without a learning rate" else 0.1)
+    trust = TrustRatios(model, optimizer)
+    trust.enter()
+    if what == "without a learning rate":
+        step(model, optimizer)
+    else:
+        optimizer.step()
+    trust.leave(0.01)
+    assert not flat(both).any()

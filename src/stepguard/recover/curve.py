@@ -22,8 +22,8 @@ A pace that is brought down at last brings most of a fast one's gain: half-way i
 
 SURE = 2.0
 """Standard errors of both levels that noise alone may do."""
-LITTLE = 0.9
-"""What is left of a loss, of its first value, above which next to nothing was learned."""
+LITTLE = 0.1
+"""The share of its first value by which a loss came down where next to nothing was learned."""
 _OF_MEDIAN = 1.4826 * 1.2533
 """From the median deviation to the standard one, and from there to the error of a median, of normal noise."""
 
@@ -91,7 +91,7 @@ class Curve:
     @property
     def stuck(self) -> bool:
         """Whether at its end next to nothing was learned."""
-        return not self.fell_to(LITTLE, of=self.first)
+        return not self.fell_to(1.0 - LITTLE, of=self.first)
 
 
 def behind(curve: Curve, best: Curve, step: int) -> bool:

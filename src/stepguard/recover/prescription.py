@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepguard.recover.attempt import Attempt
+from stepguard.recover.curve import LITTLE
 from stepguard.recover.pacing import known, pace, undone
 from stepguard.series.blocks import Block
 from stepguard.signals import Frame, Vector
@@ -27,8 +28,8 @@ rates (some hundredths).
 """
 SAME = 0.02
 """Below this variation of its output a model tells no example from another; healthy ones began above 0.03."""
-MUCH, LITTLE = 0.75, 0.1
-"""Shares of its first value by which a loss came down: much, whatever else is to be said; and hardly."""
+MUCH = 0.75
+"""The share of its first value by which a loss came down much, whatever else is to be said."""
 AIM = 0.01
 """The update of each layer, relative to its weights, that the next attempt holds."""
 RAW = 10.0

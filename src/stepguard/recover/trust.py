@@ -89,19 +89,24 @@ class TrustRatios:
             self._leave_zero()
 
     def _leave_zero(self) -> None:
-        """Draw the layers at random that are all zeros though a step was taken: they sit on a saddle.
+        """Draw the layers at random that are all zeros though a step was to move them: they sit on a saddle.
 
-        So do the factors of a product that are all zero: none of them ever gets a gradient. Small, so that
-        the model is what it was, and the same on all ranks.
+        So do the factors of a product that are all zero: their gradients are. Small, so that the model is
+        what it was, and the same on all ranks. What was left out of the loss, or has no learning rate, stays.
         """
         self._began = True
-        for place, layer in enumerate(self._layers or ()):
-            if any(bool(parameter.any()) for parameter in layer.parameters):
-                continue
-            for parameter in layer.parameters:
-                generator = torch.Generator(parameter.device).manual_seed(place)
-                inputs = parameter[0].numel() if parameter.dim() else 1
-                parameter.normal_(std=SMALL * LEAST / inputs**0.5, generator=generator)
+        groups = self._optimizer.param_groups
+        zeros = [
+            parameter
+            for layer in self._layers or ()
+            if float(groups[layer.group]["lr"]) > 0.0
+            and all(p.grad is not None and not bool(p.any()) for p in layer.parameters)
+            for parameter in layer.parameters
+        ]
+        for place, parameter in enumerate(zeros):
+            generator = torch.Generator(parameter.device).manual_seed(place)
+            inputs = parameter[0].numel() if parameter.dim() else 1
+            parameter.normal_(std=SMALL * LEAST / inputs**0.5, generator=generator)
 
     def drop(self) -> None:
         """Leave the step as it is."""
