@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 import stepguard
-from arena.catalog import SCENARIOS, held_out
+from arena.catalog import KINDS, SCENARIOS, held_out, kind
 from arena.figures import Share
 from arena.record import FOLDER, outcomes
 from arena.training import Scenario
@@ -166,12 +166,13 @@ def line(rescue: Rescue) -> str:
 
 def show(found: Sequence[Rescue], strategies: Sequence[str], console: Console) -> None:
     """Print the table, and what the shipped rules did not save."""
-    columns = "strategy", "saved", "tuning families", "held-out families", "budget of the saved"
+    columns = "strategy", "saved", "tuning families", "all others", "last two lots", "budget of the saved"
     table = Table(*columns, title="rescued runs")
     for strategy in strategies:
         mine = [r for r in found if r.strategy == strategy]
         apart = {out: [r for r in mine if held_out(SCENARIOS[r.scenario]) == out] for out in (False, True)}
-        shares = (Share(sum(r.saved for r in part), len(part)) for part in (mine, apart[False], apart[True]))
+        last = [r for r in mine if kind(SCENARIOS[r.scenario]) in KINDS[-2:]]
+        shares = (Share(sum(r.saved for r in part), len(part)) for part in (mine, *apart.values(), last))
         used = [r.budget for r in mine if r.saved]
         table.add_row(strategy, *map(str, shares), f"{sum(used) / max(len(used), 1):.2f}")
     console.print(table)
@@ -202,7 +203,7 @@ def main() -> None:
         print(line(found), flush=True)
     there = on_disk()
     found = [there[key] for key in wanted if key in there]
-    show(found, args.strategies, Console(width=170))
+    show(found, args.strategies, Console(width=190))
     data = [asdict(r) | {"saved": r.saved} for r in found]
     (FOLDER / "rescue.json").write_text(json.dumps(data, indent=1))
 
