@@ -17,7 +17,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,10 +25,10 @@ import footprint
 import numpy as np
 import recorded
 from curves import Panel, Row, by_function, draw, slopes
+from pairs import pairs
 from rich.console import Console
 from rich.table import Table
-from turns import runners
-from watchers import WATCHERS, Watcher
+from watchers import Watcher
 from workloads import side_by_side
 
 from stepguard.engine import Engine
@@ -39,9 +38,8 @@ from stepguard.rules.packs import load_rules
 from stepguard.signals import Frame, Layer, Vector
 
 Rows = list[dict[str, Any]]
-ROUNDS = 9
-TURN = 0.1
-"""Seconds of a turn, at least."""
+SECONDS = 3.0
+"""For the pairs of one training."""
 RULES: Mapping[str, str] = {
     "mean": "any(mean(act.std, {n}) > 1e9)",
     "median": "any(median(act.std, {n}) > 1e9)",
@@ -76,17 +74,9 @@ def parameters(size: float) -> Rows:
 
 def _cost(make: Callable[[], Any], size: float) -> dict[str, float]:
     """Milliseconds of a bare step, and by how much a guarded one takes longer."""
-    pair = {"bare": WATCHERS["bare"], "guarded": Watcher(footprint.without_snapshots)}
-    with runners(make, pair, threads=1) as both:
-        bare, guarded = both["bare"], both["guarded"]
-        steps = max(1, round(TURN / bare.turn(1)))
-        before = bare.turn(steps)
-        longer: list[float] = []
-        for _ in range(ceil(ROUNDS * min(100 * size, 1))):
-            watched, after = guarded.turn(steps), bare.turn(steps)
-            longer.append(watched - (before + after) / 2)
-            before = after
-    return {"bare_ms": 1e3 * before, "ms": 1e3 * float(np.median(longer))}
+    found = pairs(make, Watcher(footprint.without_snapshots), SECONDS * min(100 * size, 1), threads=1)
+    bare, watched = 1e3 * np.array(found).T
+    return {"bare_ms": float(np.median(bare)), "ms": float(np.median(watched - bare))}
 
 
 def windows(size: float) -> Rows:

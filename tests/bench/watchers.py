@@ -6,7 +6,7 @@ import importlib.util
 import io
 import math
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
 
@@ -103,24 +103,28 @@ def naive(training: Training) -> Generator[None]:
     handle.remove()
 
 
-@contextmanager
-def reading(training: Training) -> Generator[None]:
-    """The plainest way to surely see what is not finite: every output and gradient added up, and no more."""
-    sums: list[Tensor] = []
+def reading(*, outputs: bool) -> Watcher:
+    """The plainest way to surely see what is not finite: gradients, and outputs, added up, and no more."""
 
-    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-        sums.append((output[0] if isinstance(output, tuple) else output).detach().sum())
+    @contextmanager
+    def attach(training: Training) -> Generator[None]:
+        sums: list[Tensor] = []
 
-    def before_step(*_: Any) -> None:
-        grads = [parameter.grad for parameter in training.model.parameters() if parameter.grad is not None]
-        sums.extend((grad.coalesce().values() if grad.is_sparse else grad).sum() for grad in grads)
-        assert math.isfinite(float(torch.stack(sums).sum()))
-        sums.clear()
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            sums.append((output[0] if isinstance(output, tuple) else output).detach().sum())
 
-    handle = training.optimizer.register_step_pre_hook(before_step)
-    with _hooked(training, hook):
-        yield None
-    handle.remove()
+        def before_step(*_: Any) -> None:
+            grads = [p.grad for p in training.model.parameters() if p.grad is not None]
+            sums.extend((grad.coalesce().values() if grad.is_sparse else grad).sum() for grad in grads)
+            assert math.isfinite(float(torch.stack(sums).sum()))
+            sums.clear()
+
+        handle = training.optimizer.register_step_pre_hook(before_step)
+        with _hooked(training, hook) if outputs else nullcontext():
+            yield None
+        handle.remove()
+
+    return Watcher(attach)
 
 
 @contextmanager
@@ -181,11 +185,12 @@ def torchmortem_autopsy(training: Training) -> Generator[Take]:
 
 
 WATCHERS: dict[str, Watcher] = {
-    "bare": Watcher(bare),
+    "nobody": Watcher(bare),
     "stepguard, every step": guarded(1),
     "stepguard, auto": guarded("auto"),
     "stepguard, each tenth": guarded(10),
-    "every number read once": Watcher(reading),
+    "every gradient read once": reading(outputs=False),
+    "gradients and outputs read once": reading(outputs=True),
     "the lecture's hooks": Watcher(lecture_hooks),
     "naive .item()": Watcher(naive),
     "torchmortem": Watcher(torchmortem_autopsy, 50, "torchmortem"),
