@@ -7,6 +7,7 @@ from arena.families import (
     attention,
     blanks,
     blind,
+    cars,
     choices,
     classic,
     dials,
@@ -15,6 +16,8 @@ from arena.families import (
     houses,
     last,
     late,
+    lessons,
+    measures,
     pictures,
     recipes,
     scenes,
@@ -22,12 +25,15 @@ from arena.families import (
     strings,
     strips,
     structured,
+    workshop,
+    writing,
 )
 from arena.training import Scenario
 
 MODULES = (
     *(classic, attention, special, pictures, strings, structured, late, last, distances, diffusion),
     *(blind, recipes, scenes, adapted, dials, houses, choices, blanks, strips),
+    *(workshop, lessons, writing, measures, cars),
 )
 
 SCENARIOS: dict[str, Scenario] = {
@@ -52,6 +58,7 @@ LATER = {
     "sixth": frozenset({"towers", "order", "recipe"}),
     "seventh": frozenset({"scenes", "adapted", "dials", "houses"}),
     "eighth": frozenset({"choices", "blanks", "strips"}),
+    "ninth": frozenset({"workshop", "lessons", "writing", "measures", "cars"}),
 }
 """Families written later, one lot after the other, by someone who had not seen the rules as they then were.
 
