@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from stepguard.collect import pair
 from stepguard.collect.cadence import LATER, YOUNG, Cadence
 from stepguard.collect.collector import Collector
 from stepguard.collect.layers import watched_modules
@@ -78,9 +79,7 @@ def test_a_model_that_is_a_single_layer_is_called_by_its_class() -> None:
 
 
 def complaints(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
-    collector = Collector(model, optimizer, None, print)
-    collector.close()
-    return list(collector.complaints())
+    return list(pair.complaints(model, optimizer))
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
@@ -96,6 +95,23 @@ def test_a_good_pair_has_no_complaints() -> None:
 def test_the_optimizer_of_another_model() -> None:
     (told,) = complaints(net(), sgd(net()))
     assert "none of the model's parameters" in told
+
+
+def test_a_part_that_was_replaced_after_the_optimizer_was_made() -> None:
+    model = net()
+    optimizer = sgd(model)
+    model.head = nn.Linear(64, 3)
+    (told,) = complaints(model, optimizer)
+    assert "leaves out 2 of the model's parameters, first 'head.weight', and holds 2" in told
+
+
+def test_parameters_of_two_models_or_of_two_optimizers_are_no_complaint() -> None:
+    model, other = net(), net()
+    both = torch.optim.SGD([*model.parameters(), *other.parameters()], lr=0.1)
+    assert complaints(model, both) == []
+    model.head.requires_grad_(False)
+    rest = [p for p in model.parameters() if p.requires_grad]
+    assert complaints(model, torch.optim.SGD([*rest, *other.parameters()], lr=0.1)) == []
 
 
 def test_a_model_without_layers() -> None:

@@ -262,6 +262,19 @@ def test_the_model_may_be_copied_while_it_is_watched(watching: Watch) -> None:
     assert watched.faults == []
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_the_model_may_be_traced_while_it_is_watched(watching: Watch) -> None:
+    """What `torch.jit.trace` records is the model alone."""
+    watched = watching(model := nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+    watched.train(x := torch.randn(3, 4))
+    model(x)
+    traced = torch.jit.trace(model, 1000 * x)
+    assert "aminmax" not in str(traced.inlined_graph)
+    assert torch.equal(traced(x), model(x))
+    assert watched.frame().scalars["input.absmax"] == x.abs().max()
+    assert watched.faults == []
+
+
 def test_the_model_may_be_saved_whole_while_it_is_watched(watching: Watch) -> None:
     watched = watching(model := nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
     watched.train(torch.randn(3, 4))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -142,6 +144,62 @@ def test_a_cadence_that_cannot_be(every: object) -> None:
     with pytest.raises(stepguard.StepguardError, match='every: expected "auto" or a whole number from 1'):
         watch(model, sgd(model), every=every)
     assert not model[0]._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("total_steps", value) for value in (0, -5, 10.5, True, "100")],
+        *[("rules", value) for value in (None, 3, [], "", ["default", 3])],
+        *[("layers", value) for value in (3, [1], [])],
+        *[("console", value) for value in ("rich", io.StringIO())],
+        ("run", 3),
+        ("scheduler", 3),
+        ("scaler", 3),
+        ("dry_run", "no"),
+        ("on_error", "bogus"),
+        ("subscribers", None),
+        ("subscribers", [None]),
+    ],
+)
+def test_an_argument_that_cannot_be_used(name: str, value: Any, tmp_path: Path) -> None:
+    model = network()
+    options: dict[str, Any] = {"run": tmp_path / "runs", name: value}
+    with pytest.raises(stepguard.StepguardError, match=f"{name}.*: expected .*, got "):
+        stepguard.watch(model, sgd(model), **options)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_model_and_optimizer_swapped() -> None:
+    model = network()
+    with pytest.raises(stepguard.StepguardError, match=r"model: expected a torch.nn.Module, got SGD"):
+        stepguard.watch(sgd(model), model)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("value", [None, "x", torch.ones(3)])
+def test_a_metric_that_is_no_number(value: Any) -> None:
+    model = network()
+    optimizer = sgd(model)
+    with watch(model, optimizer) as guard:
+        seen: list[dict[str, float]] = []
+        guard.subscribe(lambda observation: seen.append(dict(observation.frame.scalars)))
+        with pytest.warns(stepguard.StepguardWarning, match=r"log\(a=...\): expected a number, got") as said:
+            for _ in range(3):
+                guard.log(a=value, b=2)
+                guard.step(step(model, optimizer))
+    assert len(said) == 1
+    assert [(scalars.get("metric.a"), scalars["metric.b"]) for scalars in seen] == 3 * [(None, 2.0)]
+    assert same(weights(model), bare(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("attempts", 0), ("attempts", 1.5), ("seed", -1), ("seed", "x"), ("budget", 0), ("budget", None)],
+)
+def test_a_supervision_that_cannot_be(name: str, value: Any) -> None:
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(stepguard.StepguardError, match=f"{name}: expected .*, got "):
+        stepguard.supervise(lambda attempt: pytest.fail("it was called"), **options)
 
 
 def test_layers_that_match_nothing() -> None:

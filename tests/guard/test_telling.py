@@ -151,6 +151,17 @@ def test_the_console_tells_alerts_and_ends_with_a_summary(training, watched, rul
     assert "accuracy 0.875" in out.getvalue()
 
 
+def test_what_goes_on_and_on_is_told_a_few_times(training, watched, rules) -> None:
+    guarded, out = training(), io.StringIO()
+    file = rules("- {name: hot, when: loss > 0, settle: 1, action: {skip: {in_a_row: 1000}}}")
+    session = watched(guarded, rules=file, dry_run=True, console=Console(file=out, width=200))
+    guarded.run(150, session.guard.step)
+    assert len(session.decided()) == 150
+    told = [line for line in out.getvalue().splitlines() if "hot still fires -> would skip" in line]
+    assert [line.split(":")[1] for line in told] == [f" step {step}" for step in (1, 2, 3, 10, 100)]
+    assert "times" not in told[2] and "(10 times)" in told[3] and "(100 times)" in told[4]
+
+
 def test_without_a_console_it_is_silent(training, watched, rules, capsys) -> None:
     guarded = training()
     session = watched(guarded, rules=rules("- {name: hot, when: loss > 0}"), console=None)

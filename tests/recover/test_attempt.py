@@ -110,7 +110,7 @@ def test_when_the_attempts_are_used_up_the_last_request_is_raised(attempts: int)
 @pytest.mark.parametrize("attempts", [0, -1])
 def test_no_attempts_is_an_error_and_nothing_is_tried(attempts: int) -> None:
     seen: list[Attempt] = []
-    with pytest.raises(StepguardError, match=f"attempts must be at least 1, got {attempts}"):
+    with pytest.raises(StepguardError, match=f"attempts: expected a whole number from 1, got {attempts}"):
         supervise(failing([], seen), attempts=attempts)
     assert seen == []
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer, lr_scheduler
+from torch.optim import Optimizer, lr_scheduler, swa_utils
 
 from stepguard.recover.attempt import Attempt
 from stepguard.recover.remedies import apply_attempt, clip_gradients, kaiming, lsuv, scale_lr
@@ -31,6 +31,7 @@ SCHEDULERS: dict[str, MakeScheduler] = {
     "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 4),
     "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, [0.4, 0.8], total_steps=STEPS + 1),
     "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, [0.1, 0.2], [0.4, 0.8], step_size_up=3),
+    "SWALR": lambda o: swa_utils.SWALR(o, [0.01, 0.05], anneal_epochs=8),
     "ReduceLROnPlateau": lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=2),
     "SequentialLR": lambda o: lr_scheduler.SequentialLR(
         o, [lr_scheduler.LinearLR(o, 0.1, 1.0, 7), lr_scheduler.CosineAnnealingLR(o, 9)], [7]

@@ -10,13 +10,17 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from stepguard.errors import StepguardWarning
+from stepguard.recover.recovery import Observation
+from stepguard.report.recorder import Recorder
+from stepguard.rules.alert import Change
 from stepguard.series import runfile
-from stepguard.signals import Frame, Vector
+from stepguard.signals import Frame, Layer, Vector
 
 
 def frame(step: int) -> Frame:
@@ -116,6 +120,30 @@ def test_a_training_that_fails_has_its_last_frames_recorded(path: Path):
     out, said = start("failing training", path).communicate(timeout=60)
     assert not out and said.rstrip().endswith("RuntimeError: the training failed")
     assert steps(path) == list(range(1000))
+
+
+def test_a_step_is_on_disk_with_all_that_happened_at_it_or_not_at_all(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = runfile.RunWriter(path)
+    writer.begin_attempt(1, {})
+    event, looks = writer.event, list[list[int]]()
+
+    def looked(*arguments: Any) -> None:
+        writer.flush()
+        looks.append(steps(path))
+        event(*arguments)
+
+    monkeypatch.setattr(writer, "event", looked)
+    record, layers = Recorder(writer), (Layer("0", "Linear"), Layer("1", "ReLU"))
+    for step in range(2):
+        change = Change(step, "a", None, "pending", "warning")
+        record(Observation(frame(step), layers, (change, change), None))
+    writer.close()
+    assert looks == [[], [], [0], [0]]
+    with runfile.RunFile(path) as run:
+        assert [each.step for each in run.events(1, "change")] == [0, 0, 1, 1]
+    assert steps(path) == [0, 1]
 
 
 @pytest.mark.parametrize("seed", range(4))

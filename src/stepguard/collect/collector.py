@@ -7,7 +7,7 @@ from each device that holds layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,6 @@ class Collector:
         globs = as_globs("*" if choice is None else choice)
         self._taps = Taps(model, self._watched, lambda layer: matches(layer, globs), on_fault)
         self._dropouts = Dropouts(model)
-        self._of_model = set(model.parameters())
         self._optimizer: Optimizer | None = optimizer
         self._on_fault = on_fault
         self._of_optimizer = [p for group in optimizer.param_groups for p in group["params"]]
@@ -78,16 +77,6 @@ class Collector:
     @active.setter
     def active(self, value: bool) -> None:
         self._taps.active = value
-
-    def complaints(self) -> Iterator[str]:
-        """What is wrong with this model and this optimizer as a pair, each as a sentence."""
-        if not self._watched:
-            yield "the model has no layer to watch: no module with parameters, no activation module"
-        if self._of_model and not self._of_model.intersection(self._of_optimizer):
-            yield (
-                "the optimizer holds none of the model's parameters, so the model will never learn"
-                " (was it made before the model was, or for another one?)"
-            )
 
     def close(self) -> None:
         """Take all hooks off the model."""

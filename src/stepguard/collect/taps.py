@@ -109,8 +109,11 @@ class Taps:
             yield samples, lambda row, group=group: self._keys[group, row]
 
     def _listening(self, module: nn.Module) -> bool:
-        """Whether this call counts: training, with gradients."""
-        return self._tracing or (module.training and torch.is_grad_enabled())
+        """Whether this call counts: training, with gradients, and not recorded by `torch.jit.trace`."""
+        if self._tracing:
+            return True
+        traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        return module.training and torch.is_grad_enabled() and not traced
 
     def trace(self) -> None:
         """Measure the last call again, of a step that was not measured; nothing if there was none.

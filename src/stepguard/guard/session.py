@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stepguard.collect.collector import Collector, scalar_loss
-from stepguard.errors import TrainingStopped
+from stepguard.errors import StepguardError, TrainingStopped
 from stepguard.guard.acting import Acting
 from stepguard.guard.snapshots import Snapshots
 from stepguard.guard.stepping import Stepping
@@ -121,11 +121,23 @@ class Guard:
 
     def log(self, **metrics: float) -> None:
         """Log numbers by name; rules see `metric.NAME` at the next step."""
-        self._metrics |= {METRIC + name: float(value) for name, value in metrics.items()}
+        for name, value in metrics.items():
+            try:
+                self._metrics[METRIC + name] = float(value)
+            except (TypeError, ValueError):
+                self._faults.say(
+                    f"log({name}=...): expected a number, got {type(value).__name__}; it is left out"
+                )
         self._attempt.link.alive()
 
     def subscribe(self, fn: Subscriber) -> None:
-        """Call `fn` with the Observation of each step: frame, changes of alerts, decision."""
+        """Call `fn` with the Observation of each step: frame, changes of alerts, decision.
+
+        Raises:
+            StepguardError: it cannot be called.
+        """
+        if not callable(fn):
+            raise StepguardError(f"subscribers: expected functions, got {fn!r}")
         self._telling.subscribers.append(fn)
 
     def on_notify(self, fn: Callable[[Diagnosis], object]) -> None:

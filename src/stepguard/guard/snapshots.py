@@ -158,6 +158,10 @@ class Snapshots:
         if self._resumed is None:
             return 0
         set_generators(self._resumed.parts["generators"])
+        self._reports.note(
+            f"goes on at step {self._resumed.step}; model, optimizer, its learning rate and the scheduler are"
+            " those of the snapshot, whatever the script says"
+        )
         return self._resumed.step
 
     def _find(self) -> Snapshot | None:

@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 
 from stepguard.collect.cadence import Cadence
 from stepguard.collect.collector import Collector
+from stepguard.collect.pair import complaints
+from stepguard.guard.arguments import check_arguments
 from stepguard.guard.session import Guard
 from stepguard.guard.snapshots import Snapshots
 from stepguard.guard.stepping import Stepping
@@ -75,8 +77,22 @@ def watch(
 
     Raises:
         RuleFileError: a rule file has faults.
-        StepguardError: `every` or `layers` cannot be used.
+        StepguardError: an argument cannot be used.
     """
+    check_arguments(
+        model=model,
+        optimizer=optimizer,
+        rules=rules,
+        total_steps=total_steps,
+        run=run,
+        console=console,
+        layers=layers,
+        scheduler=scheduler,
+        scaler=scaler,
+        subscribers=subscribers,
+        dry_run=dry_run,
+        on_error=on_error,
+    )
     cadence, ruleset = Cadence(every), load_rules(rules)
     faults = Faults(strict=on_error == "raise")
     ranks = find_ranks(faults.say)
@@ -151,7 +167,7 @@ class _Shared:
 
     def collector(self, layers: str | Sequence[str] | None) -> Collector:
         collector = Collector(self.model, self.optimizer, layers, self.faults, self.rules.signals)
-        for complaint in collector.complaints():
+        for complaint in complaints(self.model, self.optimizer):
             self.complain(complaint)
         return collector
 

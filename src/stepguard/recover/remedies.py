@@ -19,7 +19,7 @@ from stepguard.recover.attempt import CURRENT, Attempt
 from stepguard.recover.protocols import Scheduler
 from stepguard.recover.standardised import Standardised
 
-_LR_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")
+_LR_KEYS = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
 """What an optimizer and its scheduler keep of the learning rate in a parameter group."""
 _SCHEDULED = ("base_lrs", "max_lrs")
 """What schedulers keep of it themselves, for each group; ReduceLROnPlateau keeps nothing."""

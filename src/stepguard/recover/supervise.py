@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from stepguard.errors import RestartRequested, StepguardError, StepguardWarning, TrainingStopped
 from stepguard.recover.attempt import CURRENT, Attempt, current_attempt
@@ -35,11 +35,11 @@ def supervise(
     Under `stepguard run` there is one call: it hands the attempt over, and makes the next in a new process.
 
     Raises:
+        StepguardError: an argument cannot be used.
         RestartRequested: a rule asked for one more attempt than there are.
         TrainingHalted: a rule halted the training.
     """
-    if attempts < 1:
-        raise StepguardError(f"supervise: attempts must be at least 1, got {attempts}")
+    _check(attempts, seed, budget)
     attempt, race = _first(seed), Race[Result](budget)
     asked = False
     while True:
@@ -71,6 +71,14 @@ def supervise(
             return race.result
         asked = bool(attempt.guards)
         attempt = following
+
+
+def _check(attempts: Any, seed: Any, budget: Any) -> None:
+    for name, value, least in (("attempts", attempts, 1), ("seed", seed, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise StepguardError(f"{name}: expected a whole number from {least}, got {value!r}")
+    if not isinstance(budget, int | float) or not budget > 0:
+        raise StepguardError(f"budget: expected a number above 0, got {budget!r}")
 
 
 def _first(seed: int) -> Attempt:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +18,9 @@ from stepguard.rules.rule import Rule
 from stepguard.series.runfile import RunWriter
 from stepguard.signals import METRIC
 
+_EACH = 3
+"""How many of what is told over and over are told each."""
+
 
 class Recorder:
     """Writes what the guard saw and decided to a run file."""
@@ -26,20 +30,26 @@ class Recorder:
         self._has_layers = False
 
     def __call__(self, observation: Observation) -> None:
-        """Record one step."""
-        if not self._has_layers:
-            self._writer.layers(observation.layers)
-            self._has_layers = True
-        step = observation.frame.step
-        self._writer.frame(observation.frame)
-        for change in observation.changes:
-            self._writer.event("change", step, as_json(change))
-        if observation.decision is not None:
-            self._writer.event("decision", step, as_json(observation.decision))
-        for rule in observation.cured:
-            self._writer.event("cured", step, {"rule": rule})
-        for rule in observation.failed:
-            self._writer.event("not recovered", step, {"rule": rule})
+        """Record one step: all of it, or nothing of it where the process is killed meanwhile."""
+        with self._writer.together():
+            if not self._has_layers:
+                self._writer.layers(observation.layers)
+                self._has_layers = True
+            self._writer.frame(observation.frame)
+            for kind, data in _events(observation):
+                self._writer.event(kind, observation.frame.step, data)
+
+
+def _events(observation: Observation) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What happened at a step, by kind."""
+    for change in observation.changes:
+        yield "change", as_json(change)
+    if observation.decision is not None:
+        yield "decision", as_json(observation.decision)
+    for rule in observation.cured:
+        yield "cured", {"rule": rule}
+    for rule in observation.failed:
+        yield "not recovered", {"rule": rule}
 
 
 class Tally:
@@ -87,6 +97,8 @@ class Teller:
 
     def __init__(self, console: ConsoleReporter) -> None:
         self._console = console
+        self._still = Counter[str]()
+        """How often each rule went on to fire, and was answered in the same way."""
 
     def __call__(self, observation: Observation, diagnoses: Sequence[Diagnosis]) -> None:
         """Tell one step."""
@@ -97,9 +109,18 @@ class Teller:
             self._console.diagnosis(diagnosis)
         decision = observation.decision
         if decision is not None and decision.rule not in {diagnosis.rule for diagnosis in diagnoses}:
-            self._console.note(f"step {decision.step}: {decision.rule} still fires -> {short_deed(decision)}")
+            self._tell_still(decision)
         for rule in observation.cured:
             self._console.note(f"step {observation.frame.step}: {rule} stayed clear: cured")
+
+    def _tell_still(self, decision: Decision) -> None:
+        """Tell what is done once more; where it goes on and on, the first times, the tenth, the hundredth."""
+        deed = f"{decision.rule} still fires -> {short_deed(decision)}"
+        self._still[deed] += 1
+        times = self._still[deed]
+        if times <= _EACH or str(times).strip("0") == "1":
+            count = f" ({times} times)" if times > _EACH else ""
+            self._console.note(f"step {decision.step}: {deed}{count}")
 
 
 def diagnoses(observation: Observation, rules: Mapping[str, Rule]) -> list[Diagnosis]:

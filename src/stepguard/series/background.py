@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from queue import SimpleQueue
 
 Job = Callable[[], None]
@@ -22,6 +23,9 @@ class Background:
         self._do, self._finish = do, finish
         self._queue: SimpleQueue[Job | threading.Event | None] = SimpleQueue()
         self._hurry = threading.Event()
+        self._lock = threading.RLock()
+        self._gathered: list[Job] | None = None
+        """What this thread puts together."""
         self.fault: Exception | None = None
         """What went wrong, if anything did."""
         self._thread = threading.Thread(target=self._work, name="stepguard run file", daemon=True)
@@ -32,8 +36,23 @@ class Background:
         """About how many jobs wait."""
         return self._queue.qsize()
 
+    @contextmanager
+    def together(self) -> Generator[None, None, None]:
+        """Jobs put inside are one job: they come into the same batch."""
+        with self._lock:
+            self._gathered = jobs = list[Job]()
+            try:
+                yield
+            finally:
+                self._gathered = None
+                self.put(lambda: _do_all(jobs))
+
     def put(self, job: Job) -> None:
-        """Have a job done soon, at once where many wait; never waits."""
+        """Have a job done soon, at once where many wait; never waits for one to be done."""
+        with self._lock:
+            if self._gathered is not None:
+                self._gathered.append(job)
+                return
         self._queue.put(job)
         if self._queue.qsize() > _MANY:
             self._hurry.set()
@@ -73,3 +92,8 @@ class Background:
             self._do(jobs)
         except Exception as fault:
             self.fault = fault
+
+
+def _do_all(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        job()

@@ -14,7 +14,7 @@ import warnings
 import weakref
 import zlib
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -87,6 +87,10 @@ class RunWriter:
     def event(self, kind: str, step: int, data: Mapping[str, JSON]) -> None:
         """Record something that happened at a step."""
         self._put(partial(self._tables.event, self._attempt, kind, step, json.dumps(data)))
+
+    def together(self) -> AbstractContextManager[None]:
+        """What is recorded inside comes to the disk at once or not at all, whenever the process is killed."""
+        return self._background.together()
 
     def end_attempt(self, outcome: str) -> None:
         """Say how the attempt ended."""
