@@ -2,7 +2,8 @@
 
 On each workload every watcher has a process of its own, in which the watched training and a bare one like it
 take step by step in turn (see `pairs`). A pair is a tenth of a second of them or more, and as many steps as
-the watcher's cycle has. All get an even share of the time. "nobody" is bare against bare.
+the watcher's cycle has. All get an even share of the time; where pairs are long, more. "nobody" is bare
+against bare.
 
     python tests/bench/cost.py [--minutes 9] [--workloads lecture mlp] [--json cost.json]
 
@@ -96,7 +97,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=9, help="for all workloads together (default: 9)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=9,
+        help="for all workloads together, and more where pairs are long (default: 9)",
+    )
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--watchers", nargs="+", choices=available(), default=list(available()))
     parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")

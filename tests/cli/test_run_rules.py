@@ -76,3 +76,19 @@ def test_the_supervisor_needs_no_torch(tmp_path: Path) -> None:
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "stepguard", "run", *arguments]
     assert subprocess.run(command, check=False, capture_output=True).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--restarts", "x", "a whole number from 0"),
+        ("--restarts", "-1", "a whole number from 0"),
+        ("--hang", "nope", "seconds above 0"),
+        ("--hang", "nan", "seconds above 0"),
+    ],
+)
+def test_an_option_that_cannot_be_says_what_was_expected(option: str, value: str, expected: str) -> None:
+    command = [sys.executable, "-m", "stepguard", "run", f"{option}={value}", "--", "true"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"argument {option}: expected {expected}, got {value!r}" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import warnings
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 import stepguard
@@ -140,6 +142,16 @@ def test_steps_on_standardised_inputs_go_on_after_a_resume(begin, tmp_path: Path
     guarded, session = raw()
     assert train(guarded, session.guard).state() == expected
     assert session.seen[0].frame.step > 1, "it was gone on with"
+
+
+def test_it_says_where_it_goes_on_and_whose_learning_rate_that_is(begin) -> None:
+    broken(begin)
+    out = io.StringIO()
+    guarded, session = begin(console=Console(file=out, width=200))
+    train(guarded, session.guard)
+    (told,) = [line for line in out.getvalue().splitlines() if "goes on at step" in line]
+    assert f"goes on at step {1 + QUIET};" in told
+    assert "learning rate" in told and "those of the snapshot, whatever the script says" in told
 
 
 def test_without_a_run_to_go_on_with_it_begins_at_0(begin, training, watched, rules) -> None:
