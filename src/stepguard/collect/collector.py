@@ -151,7 +151,7 @@ class Collector:
         return frame
 
     def _settle(self) -> None:
-        """Fix the layers: those called, in the order of their first call, then the others.
+        """Fix the layers: those called, in the order of their depth, then the others.
 
         Not before the first step, since lazy modules have no parameters until their first call.
         """

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from stepguard.collect.activations import FUNCTIONS, PASSED_ON, bounds_of, function_of
+from stepguard.collect.depth import Depth
 from stepguard.collect.hooks import Hook, InputHook
 from stepguard.collect.layers import Watched
 from stepguard.collect.samples import WIDTHS, Samples
@@ -44,8 +45,7 @@ class _Seat(NamedTuple):
 class Taps:
     """The hooks of one model, and the samples they fill.
 
-    `active` says whether the forward passes to come are measured. Layers come to light in the order in which
-    the first measured forward pass calls them.
+    `active` says whether the forward passes to come are measured. Layers come to light in the first of them.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Taps:
         self._groups: dict[_Group, Samples] = {}
         self._seats: dict[str, _Seat] = {}
         self._keys: dict[tuple[_Group, int], str] = {}
-        self._order: dict[str, Layer] = {}
+        self._depth = Depth(watched)
         self._fed: dict[str, _Fed] = {}
         """Layers fed by a plain function, and the pseudo-layer that shows its output."""
         self._nodes: set[Any] = set()
@@ -90,12 +90,12 @@ class Taps:
         self._handles, self._before_calls = [], {}
 
     def settle(self) -> list[Layer]:
-        """End the search for layers; return those found, in the order of their first call."""
+        """End the search for layers; return those found, in the order of their depth."""
         self._discovering = False
         self._nodes.clear()
         for name in self._before_calls.keys() - self._fed.keys():
             self._before_calls.pop(name).remove()
-        return list(self._order.values())
+        return self._depth.layers()
 
     def forget(self) -> None:
         """Forget the forward passes since the last frame."""
@@ -176,7 +176,7 @@ class Taps:
                 self._nodes.add(node)
                 if self._chosen(layer):
                     self._fed[name] = _Fed(layer, bounds)
-                    self._order.setdefault(layer.name, layer)
+                    self._depth.called(layer)
                 return
             before = [each for each, _ in node.next_functions if each is not None]
             # A product of two that both depend on parameters is a gate, not a dropout.
@@ -192,11 +192,12 @@ class Taps:
             if not self._listening(module):
                 return
             try:
-                self._order.setdefault(layer.name, layer)
+                self._depth.called(layer)
                 tensor = first_floating(output)
                 if tensor is None:
                     return
                 if self._discovering and tensor.grad_fn is not None:
+                    self._depth.weigh(item, tensor, self._nodes)
                     self._nodes.add(tensor.grad_fn)
                 if not item.activation:
                     self._channels_first = item.channels_first

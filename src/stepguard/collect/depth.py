@@ -1,0 +1,70 @@
+"""The depth of layers: the order of their calls, and where containers with parameters of their own belong.
+
+The output of such a container comes after all of its children's, but its parameters may work before: an
+embedding of positions, a token for the class. Autograd knows which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from stepguard.collect.layers import Watched
+from stepguard.signals import Layer
+
+_MOST = 10_000
+"""Nodes looked at of a graph that no measured output bounds."""
+
+
+class Depth:
+    """Layers in the order in which the first measured forward pass calls them."""
+
+    def __init__(self, watched: Sequence[Watched]) -> None:
+        names = {item.module: item.layer.name for item in watched}
+        self._inside = {
+            names[module]: {names[each] for each in module.modules() if each in names and each is not module}
+            for module, own in ((item.module, item.parameters) for item in watched)
+            if own and any(True for _ in module.children())
+        }
+        self._called: dict[str, Layer] = {}
+        self._early: set[str] = set()
+
+    def called(self, layer: Layer) -> None:
+        """Note the call of a layer, or of what feeds one."""
+        self._called.setdefault(layer.name, layer)
+
+    def weigh(self, item: Watched, output: Tensor, measured: Collection[Any]) -> None:
+        """See whether the parameters of a container work before what it holds.
+
+        `measured` has the nodes of the graph that made the outputs measured before this one.
+        """
+        name = item.layer.name
+        if self._inside.get(name) and output.grad_fn is not None and not _late(item, output, measured):
+            self._early.add(name)
+
+    def layers(self) -> list[Layer]:
+        """All that were called; early ones right behind the first of what they hold."""
+        order = list(self._called)
+        for name in [name for name in order if name in self._early]:
+            first = next((place for place, each in enumerate(order) if each in self._inside[name]), None)
+            if first is not None:
+                order.remove(name)
+                order.insert(first + 1, name)
+        return [self._called[name] for name in order]
+
+
+def _late(item: Watched, output: Tensor, measured: Collection[Any]) -> bool:
+    """Whether its parameters reach its output on a way that no measured output lies on."""
+    own = {id(parameter) for parameter in item.parameters}
+    pending, seen = [output.grad_fn], set[Any]()
+    while pending and len(seen) < _MOST:
+        node = pending.pop()
+        if node is None or node in seen or node in measured:
+            continue
+        seen.add(node)
+        if id(getattr(node, "variable", None)) in own:
+            return True
+        pending.extend(each for each, _ in node.next_functions)
+    return False
