@@ -79,20 +79,9 @@ def watch(
         RuleFileError: a rule file has faults.
         StepguardError: an argument cannot be used.
     """
-    check_arguments(
-        model=model,
-        optimizer=optimizer,
-        rules=rules,
-        total_steps=total_steps,
-        run=run,
-        console=console,
-        layers=layers,
-        scheduler=scheduler,
-        scaler=scaler,
-        subscribers=subscribers,
-        dry_run=dry_run,
-        on_error=on_error,
-    )
+    check_arguments(model=model, optimizer=optimizer, scheduler=scheduler, scaler=scaler)
+    check_arguments(rules=rules, total_steps=total_steps, layers=layers, dry_run=dry_run, on_error=on_error)
+    check_arguments(run=run, console=console, subscribers=subscribers)
     cadence, ruleset = Cadence(every), load_rules(rules)
     faults = Faults(strict=on_error == "raise")
     ranks = find_ranks(faults.say)
