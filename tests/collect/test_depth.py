@@ -53,6 +53,17 @@ class Classes(nn.Module):
         return self.body(x) @ self.classes
 
 
+class Tempered(nn.Module):
+    """Has a parameter that the loss uses, and not the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.temperature = nn.Sequential(nn.Linear(6, 8), nn.Tanh()), nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.normalize(self.body(x), dim=1)
+
+
 class Wiped(nn.Module):
     """What comes out does not depend on anything."""
 
@@ -79,6 +90,10 @@ def test_positions_stand_behind_the_tokens_and_a_scale_behind_what_it_scales() -
 
 def test_parameters_that_work_at_the_end_stay_there() -> None:
     assert depth(Classes(), torch.randn(4, 6))[-1] == "Classes"
+
+
+def test_a_parameter_that_only_the_loss_uses_stays_at_the_end() -> None:
+    assert depth(Tempered(), torch.randn(4, 6))[-1] == "Tempered"
 
 
 def test_a_model_without_a_graph_keeps_the_order_of_its_calls() -> None:

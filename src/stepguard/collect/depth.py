@@ -14,8 +14,8 @@ from torch import Tensor
 from stepguard.collect.layers import Watched
 from stepguard.signals import Layer
 
-_MOST = 10_000
-"""Nodes looked at of a graph that no measured output bounds."""
+_MOST = 20_000
+"""Nodes of a graph that are looked at, once and for a tenth of a second; of a larger one all counts as late."""
 
 
 class Depth:
@@ -41,7 +41,7 @@ class Depth:
         `measured` has the nodes of the graph that made the outputs measured before this one.
         """
         name = item.layer.name
-        if self._inside.get(name) and output.grad_fn is not None and not _late(item, output, measured):
+        if self._inside.get(name) and _early(item, output, measured):
             self._early.add(name)
 
     def layers(self) -> list[Layer]:
@@ -55,16 +55,25 @@ class Depth:
         return [self._called[name] for name in order]
 
 
-def _late(item: Watched, output: Tensor, measured: Collection[Any]) -> bool:
-    """Whether its parameters reach its output on a way that no measured output lies on."""
+def _early(item: Watched, output: Tensor, measured: Collection[Any]) -> bool:
+    """Whether its parameters reach its output only on ways that a measured output lies on."""
     own = {id(parameter) for parameter in item.parameters}
-    pending, seen = [output.grad_fn], set[Any]()
+    near, behind = _met(own, [output.grad_fn], measured)
+    return not near and _met(own, behind, ())[0]
+
+
+def _met(own: Collection[int], start: Sequence[Any], measured: Collection[Any]) -> tuple[bool, list[Any]]:
+    """Whether one of the parameters is met on the way back from nodes to those measured, and the latter."""
+    pending, seen, ends = list(start), set[Any](), list[Any]()
     while pending and len(seen) < _MOST:
         node = pending.pop()
-        if node is None or node in seen or node in measured:
+        if node is None or node in seen:
             continue
         seen.add(node)
+        if node in measured:
+            ends.append(node)
+            continue
         if id(getattr(node, "variable", None)) in own:
-            return True
+            return True, ends
         pending.extend(each for each, _ in node.next_functions)
-    return False
+    return False, ends
