@@ -15,7 +15,7 @@ from stepguard.collect.layers import Watched
 from stepguard.signals import Layer
 
 _MOST = 20_000
-"""Nodes of a graph that are looked at, once and for a tenth of a second; of a larger one all counts as late."""
+"""Nodes of a graph that are looked at, once, in a tenth of a second; in a larger one all is late."""
 
 
 class Depth:
