@@ -54,6 +54,7 @@ def conditions() -> st.SearchStrategy[str]:
         lambda inner: st.one_of(
             st.builds("({} {} {})".format, inner, logic, inner),
             st.builds("not ({})".format, inner),
+            st.builds("sure({})".format, inner),
             st.builds("{}({})".format, st.sampled_from(["any", "all"]), inner),
             st.builds(
                 "{}({}) {} 1".format, st.sampled_from(["share", "count"]), inner, st.sampled_from("<>")
@@ -191,6 +192,8 @@ class Plain:
         if isinstance(function, OverLayers | Pick):
             return self.over_layers(node)
         value = self.at(node.argument, layer)
+        if node.function == "sure":
+            return value is True
         if value is None:
             return None
         return abs(value) if node.function == "abs" else not math.isfinite(value)
@@ -344,6 +347,8 @@ NAN = math.nan
         ("any(act.std > 4) or step == 0", [3, 3, 3], [False, False, False]),
         ("act.std > 2", [1, 3, NAN], [False, True, False]),
         ("any(nonfinite(act.std))", [1, NAN, None], [False, True, False]),
+        ("not sure(act.std > 2)", [1, 3, None], [True, False, False]),
+        ("act.std > 2 and not sure(loss > 1)", [1, 3, None], [False, True, False]),
     ],
 )
 def test_the_layers_that_make_it_true(text: str, values: list[float], expected: list[bool]) -> None:

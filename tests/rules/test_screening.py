@@ -32,6 +32,8 @@ OWN = (
     "growth(grad_norm, 2) >= 1.5 or delta(loss, 1) > 1 or prev(lr, 3) > 1",
     "spike(worst(act.std), 8, by=1.5)",
     "nonfinite(loss) or any(nonfinite(act.std))",
+    "act.std > 1.5 and not sure(loss > 1)",
+    "not sure(any(act.std > 1) and median(loss, 3) < 1)",
     "held(crash(act.std, 1.5, 1.5, 9), 2, of=9)",
     "step > 5 or lr > 0",
     "first(grad.norm) / last(grad.norm) < 0.5",

@@ -43,6 +43,7 @@ CONDITIONS = (
     "growth(grad_norm, 2) >= 2 or delta(loss, 1) > 2 or prev(lr, 3) > 4",
     "all(growth(act.std, 3) > 1.1) or share(delta(grad.norm, 4) < 0) > 0.8",
     "nonfinite(loss) or any(nonfinite(act.std))",
+    "act.std > 4 and not sure(loss < 2) or loss > 9 and not sure(any(act.std < 2))",
     "first(grad.norm) / last(grad.norm) < 0.3 or -worst(-grad.norm) > 4",
     "median(act.std, 5) > 4 or mad(act.std, 7) > 2 or abs(-act.rms) ** 2 > 30",
     "max(act.std, 4) >= 6 or min(act.std, 3) > 3 or prev(act.std, 2) > 5",

@@ -255,6 +255,14 @@ _ELEMENTS = (
         run_of_run=values.nonfinite_of_run,
     ),
     Elementwise(
+        "sure",
+        "whether it is known to hold: false where it is unknown, as the loss of a run that tells none",
+        "truth",
+        "truth",
+        run=values.sure,
+        run_of_run=values.sure_of_run,
+    ),
+    Elementwise(
         "abs",
         "without its sign",
         "number",

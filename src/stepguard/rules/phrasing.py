@@ -39,6 +39,7 @@ PHRASES: Mapping[str, str] = {
     "first": "{x} at the first layer",
     "last": "{x} at the last layer",
     "nonfinite": "{x} is NaN or infinite",
+    "sure": "it is sure that {x}",
     "abs": "the size without sign of {x}",
 }
 """How each function of the language is said: `{x}` its argument, `{n}` a setting, `{n_steps}` in steps.

@@ -40,6 +40,8 @@ def surely_unknown(node: Node, signals: Set[str]) -> bool:
         case Operation():
             parts = (surely_unknown(part, signals) for part in node.parts)
             return all(parts) if node.operator in {"and", "or"} else any(parts)
+        case Call(function="sure"):
+            return False
         case Call():
             over_steps = isinstance(FUNCTIONS[node.function], OverSteps | Detector)
             return (not over_steps or node.function in _NEEDS_NOW) and surely_unknown(node.argument, signals)

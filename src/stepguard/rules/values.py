@@ -95,6 +95,11 @@ def nonfinite(value: Value) -> Value:
     return Value(value.known & ~np.isfinite(value.data), value.known)
 
 
+def sure(value: Value) -> Value:
+    """Take what is unknown for false."""
+    return Value(value.known & value.data, np.ones_like(value.known))
+
+
 def absolute(value: Value) -> Value:
     """Drop the sign."""
     return Value(np.abs(value.data), value.known)
@@ -171,6 +176,11 @@ def negation_of_run(value: Scalar) -> Scalar:
 def nonfinite_of_run(value: Scalar) -> Scalar:
     """Tell NaN and infinity from numbers."""
     return None if value is None else not math.isfinite(value)
+
+
+def sure_of_run(value: Scalar) -> Scalar:
+    """Take what is unknown for false."""
+    return value is True
 
 
 def absolute_of_run(value: Scalar) -> Scalar:
