@@ -17,7 +17,10 @@ STD = "act.std (standard deviation of the output)"
 @pytest.mark.parametrize(
     ("condition", "words"),
     [
-        ("lr > 0 and not sure(loss < 1)", "and it is not so that it is sure that loss (the loss given to the guard) is"),
+        (
+            "lr > 0 and not sure(loss < 1)",
+            "and it is not so that it is sure that loss (the loss given to the guard) is",
+        ),
         ("nonfinite(loss)", "when loss (the loss given to the guard) is NaN or infinite"),
         ("act.std < 0.1 or act.std > 10", f"at each layer where {STD} is below 0.1, or act.std is above 10"),
         ("act.std < 1e-8", f"at each layer whose {STD} is below 1e-08"),
