@@ -77,6 +77,17 @@ def test_what_is_not_finite_is_counted_and_read_again_until_it_is(huge: Tensor, 
     assert found(passes, [huge]).nonfinite[0] == 0
 
 
+def test_of_a_sparse_table_a_look_reads_less_and_a_round_all(huge: Tensor) -> None:
+    table = huge.repeat(3, 1)
+    passes = Passes([table], torch.float32, torch.device("cpu"), in_turn=True, sparse={0})
+    found(passes, [table])
+    table[300] = 77.0
+    table[-1] = 99.0
+    seen = [found(passes, [table]).absmax[0] for _ in range(table.numel() // 2**18)]
+    assert seen[: SLICES + 2] == [77.0] * (SLICES + 2)
+    assert seen[-1] == 99.0
+
+
 @pytest.mark.parametrize("place", [0, LARGE, -1])
 def test_the_largest_of_a_large_tensor_is_seen_in_its_turn_and_all_else_at_once(place: int) -> None:
     large = torch.randn(300, 400, generator=torch.Generator().manual_seed(1))

@@ -7,7 +7,7 @@ the norm and the extremes; `numbers` reduces the host copies to a row of numbers
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from stepguard.collect.gathered import Gathered
 from stepguard.collect.optimizer_state import SecondMoments
 from stepguard.collect.passes import Passes
 from stepguard.collect.sampling import whole
+from stepguard.collect.screen import Screen
 
 SUMS = (
     *("numel", "weight squares", "weight nonfinite", "updated", "update squares"),
@@ -61,7 +62,8 @@ class ParameterBank:
         self._device = first.device
         self._make_room()
         self._gradients: Gathered | None = None
-        self._grad_passes = self._passes([], "grad")
+        self._grad_passes = self._passes_of_grads([])
+        self._screen = Screen(self._dtype)
         self.has_grad: list[bool] = []
         """Which parameters had a gradient at the last `screen`."""
         self._with_grad: list[int] = []
@@ -71,11 +73,19 @@ class ParameterBank:
 
     def _make_room(self) -> None:
         self._now, self._before = (Gathered(self._weights, self._dtype) for _ in range(2))
-        self._weight_passes = self._passes([self._weights[i] for i in self._now.large], "weight")
+        grads = [self.parameters[i].grad for i in self._now.large]
+        self._weight_passes = Passes(
+            [self._weights[i] for i in self._now.large],
+            self._dtype,
+            self._device,
+            in_turn=True,
+            exact="weight.absmax" in self._asked,
+            sparse={place for place, grad in enumerate(grads) if grad is not None and grad.is_sparse},
+        )
 
-    def _passes(self, tensors: Sequence[Tensor], of: Literal["weight", "grad"]) -> Passes:
-        exact = f"{of}.absmax" in self._asked
-        return Passes(tensors, self._dtype, self._device, in_turn=of == "weight", exact=exact)
+    def _passes_of_grads(self, grads: Sequence[Tensor]) -> Passes:
+        exact = "grad.absmax" in self._asked
+        return Passes(grads, self._dtype, self._device, in_turn=False, exact=exact)
 
     @property
     def sliced(self) -> bool:
@@ -83,16 +93,16 @@ class ParameterBank:
         return self._weight_passes.sliced
 
     def screen(self) -> list[Tensor]:
-        """Numbers on the device that are finite if every gradient is; none without gradients.
-
-        It samples nothing: a sum is finite only if all its terms are. One that overflows is a false alarm,
-        which a closer look at all elements settles.
-        """
+        """Numbers on the device that are finite if every gradient is; none without gradients."""
         grads = [parameter.grad for parameter in self.parameters]
         self.has_grad = [grad is not None for grad in grads]
-        # A sparse gradient's terms are enough: if their sum is not finite, neither is the sum of all.
-        there = self._wholes([_terms(grad) for grad in grads if grad is not None])
-        found = [grad.sum(dtype=self._dtype) for grad in there]
+        there = [grad for grad in grads if grad is not None]
+        dense = [grad for grad in there if not grad.is_sparse]
+        found = self._screen(self._wholes(dense)) if dense else []
+        if len(dense) < len(there):
+            # A sparse gradient's terms are enough: if their sum is not finite, neither is the sum of all.
+            sparse = [grad._values() for grad in there if grad.is_sparse]  # pyright: ignore
+            found += [terms.sum(dtype=self._dtype) for terms in self._wholes(sparse)]
         # On the host each can be looked at where it is.
         return found if not found or self._device.type == "cpu" else [torch.stack(found).sum(0)]
 
@@ -155,7 +165,7 @@ class ParameterBank:
             self._gradients = None
         elif self._gradients is None or not self._gradients.fits(grads):
             self._gradients = Gathered(grads, self._dtype)
-            self._grad_passes = self._passes([grads[i] for i in self._gradients.large], "grad")
+            self._grad_passes = self._passes_of_grads([grads[i] for i in self._gradients.large])
         return grads
 
     def second_moments(self, optimizer: Optimizer) -> list[Tensor]:
@@ -188,11 +198,6 @@ class ParameterBank:
             own = grads if places == there else grads[room.where([there.index(i) for i in places])]
             sums[10, places] = numel = self._now.numel[places]
             sums[11, places] = self._seconds.compare(own, *seconds) * numel
-
-
-def _terms(grad: Tensor) -> Tensor:
-    """What a sparse gradient adds up, without adding it up."""
-    return grad._values() if grad.is_sparse else grad  # pyright: ignore[reportPrivateUsage]
 
 
 def banks(parameters: Sequence[nn.Parameter], asked: Collection[str]) -> list[ParameterBank]:

@@ -8,7 +8,7 @@ in turn.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -24,6 +24,8 @@ LARGE = 2**15
 HUGE = 2**20
 """Elements from which on a tensor may be read in slices."""
 SLICES = 8
+_SPARSE_SLICE = 2**18
+"""Elements of a slice, at most, where a step changes few rows: one that nobody uses may wait for its turn."""
 
 Floats = NDArray[np.float64]
 
@@ -48,10 +50,7 @@ class _Stretch(NamedTuple):
 class _Piece(NamedTuple):
     """A tensor, or a slice of one, and the room for its numbers."""
 
-    tensor: int
     part: slice | None
-    turn: int | None
-    """At which of SLICES looks in turn it is read; None at each."""
     squares: Tensor
     nonfinite: Tensor
     stretches: Sequence[_Stretch]
@@ -69,7 +68,8 @@ class Passes:
 
     Each look looks in one of SLICES slices of a LARGE tensor for its extremes, unless `exact`, and reads one
     of a tensor of HUGE elements or more, if `in_turn`; of the others it tells what was found last. What was
-    not finite is read again at each look.
+    not finite is read again at each look. Slices are smaller of tensors that are `sparse`, by their places:
+    a step changes few rows of them.
     """
 
     def __init__(
@@ -80,47 +80,51 @@ class Passes:
         *,
         in_turn: bool,
         exact: bool = False,
+        sparse: Collection[int] = (),
     ) -> None:
         self._dtype, self._device = dtype, device
-        cuts = [_cuts(tensor, HUGE) if in_turn else [None] for tensor in tensors]
+        cuts = [
+            _cuts(tensor, HUGE, tensor.numel() // _SPARSE_SLICE if place in sparse else SLICES)
+            if in_turn
+            else [None]
+            for place, tensor in enumerate(tensors)
+        ]
         self.sliced = any(len(parts) > 1 for parts in cuts)
         """Whether any tensor is read in slices."""
         # On another device a call costs more than what it reads.
         few = device.type == "cpu" and not exact
-        finer = [_cuts(tensor, LARGE) if few else [None] for tensor in tensors]
+        finer = [_cuts(tensor, LARGE, SLICES) if few else [None] for tensor in tensors]
         self._most = max(map(len, finer), default=1)
         rows = sum(map(len, cuts))
         self._numbers = torch.zeros((rows, 2 + 2 * self._most), dtype=dtype, device=device)
         room = iter(self._numbers)
-        self._pieces: list[_Piece] = []
-        for tensor, parts in enumerate(cuts):
-            for turn, part in enumerate(parts):
-                stretches = finer[tensor] if part is None else [None]
-                self._pieces.append(self._piece(next(room), tensor, part, turn, stretches))
+        self._pieces = [
+            [self._piece(next(room), part, stretches if part is None else [None]) for part in parts]
+            for parts, stretches in zip(cuts, finer, strict=True)
+        ]
+        """Of each tensor."""
         self._starts = np.cumsum([0, *map(len, cuts[:-1])])
-        self._again: list[bool] = [True] * rows
-        """Pieces that were not read yet, or were not finite."""
+        self._again = [set(range(len(parts))) for parts in cuts]
+        """Of each tensor the pieces that were not read yet, or were not finite."""
         self._looks = 0
 
-    def _piece(
-        self, room: Tensor, tensor: int, part: slice | None, turn: int, stretches: Sequence[slice | None]
-    ) -> _Piece:
+    def _piece(self, room: Tensor, part: slice | None, stretches: Sequence[slice | None]) -> _Piece:
         squares, nonfinite, *bounds = room.unbind()
         found = [_Stretch(*each) for each in zip(stretches, bounds[::2], bounds[1::2], strict=False)]
         host = room.numpy() if self._device.type == "cpu" else None
-        return _Piece(tensor, part, None if part is None else turn, squares, nonfinite, found, host)
+        return _Piece(part, squares, nonfinite, found, host)
 
     def look(self, tensors: Sequence[Tensor], *, everything: bool) -> Tensor:
         """Read all elements, or those whose turn it is; return what `found` needs, flat."""
-        turn, self._looks = self._looks % SLICES, self._looks + 1
-        for piece, again in zip(self._pieces, self._again, strict=True):
-            whole = everything or again
-            if whole or piece.turn is None or piece.turn == turn:
-                tensor, one = tensors[piece.tensor], len(piece.stretches) == 1
+        look, self._looks = self._looks, self._looks + 1
+        for tensor, pieces, again in zip(tensors, self._pieces, self._again, strict=True):
+            for place in range(len(pieces)) if everything else again | {look % len(pieces)}:
+                piece = pieces[place]
                 values = tensor if piece.part is None else memory_of(tensor)[piece.part]
-                self._read(
-                    piece, values, piece.stretches if whole or one else piece.stretches[turn : turn + 1]
-                )
+                stretches = piece.stretches
+                if len(stretches) > 1 and not (everything or place in again):
+                    stretches = stretches[look % SLICES : look % SLICES + 1]
+                self._read(piece, values, stretches)
         return self._numbers.view(-1)
 
     def _read(self, piece: _Piece, values: Tensor, stretches: Sequence[_Stretch]) -> None:
@@ -151,17 +155,24 @@ class Passes:
         squares, nonfinite = numbers[:, :2].T
         # Where there is but one stretch, the room of the others holds zeros.
         absmax = np.abs(numbers[:, 2:]).max(axis=1)
-        self._again = [not each for each in np.isfinite(absmax).tolist()]
+        self._read_again(np.flatnonzero(~np.isfinite(absmax)))
         if self.sliced:
             absmax = np.maximum.reduceat(absmax, self._starts)
             squares, nonfinite = (np.add.reduceat(x, self._starts) for x in (squares, nonfinite))
         return Found(squares, absmax, nonfinite)
 
+    def _read_again(self, rows: NDArray[np.intp]) -> None:
+        self._again = [set[int]() for _ in self._pieces]
+        tensors = np.searchsorted(self._starts, rows, side="right") - 1
+        for tensor, row in zip(tensors.tolist(), rows.tolist(), strict=True):
+            self._again[tensor].add(row - int(self._starts[tensor]))
 
-def _cuts(tensor: Tensor, least: int) -> Sequence[slice | None]:
+
+def _cuts(tensor: Tensor, least: int, slices: int) -> Sequence[slice | None]:
     """Slices of the memory of a tensor of so many elements without gaps; else None, which stands for all."""
     numel = tensor.numel()
     if numel < least or extent_of(tensor) != numel:
         return [None]
-    edges = [numel * i // SLICES for i in range(SLICES + 1)]
+    slices = max(slices, SLICES)
+    edges = [numel * i // slices for i in range(slices + 1)]
     return [slice(*edge) for edge in pairwise(edges)]
