@@ -44,16 +44,25 @@ class Stepping:
         self.standardised = Standardised()
         self._trust = TrustRatios(model, optimizer)
 
+    @property
+    def _idle(self) -> bool:
+        """Whether no remedy is in force: it is asked at every step of every training."""
+        return self._attempt.clip is None and self._attempt.pace is None and self.standardised.idle
+
     def look(self) -> None:
         """Give the weights the gradients by which the step will be judged and taken.
 
         Left out of a step in which the optimizer has the model run: it runs on the inputs as they are.
         """
+        if self._idle:
+            return
         with self._caught(self.standardised.leave):
             self.standardised.look()
 
     def enter(self) -> None:
         """The step is about to be taken."""
+        if self._idle:
+            return
         with self._caught(self.standardised.leave):
             self.standardised.enter()
         if self._attempt.clip is not None:
@@ -65,6 +74,8 @@ class Stepping:
 
     def leave(self, step: int) -> None:
         """A step is over, taken or left out; `step` is the one to come."""
+        if self._idle:
+            return
         with self._caught(self._trust.drop):
             if self._attempt.pace is not None:
                 part = annealed(step, self._total_steps) * self._lr_scale()
@@ -74,6 +85,8 @@ class Stepping:
 
     def drop(self) -> None:
         """Leave a step that was broken off."""
+        if self._idle:
+            return
         with self._caught():
             self._trust.drop()
             self.standardised.leave()
@@ -93,5 +106,6 @@ class Stepping:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave of the same model."""
+        self.drop()
         self._attempt.clip, self._attempt.pace = state["clip"], state["pace"]
         self.standardised.go_on(self._model, state["inputs"])

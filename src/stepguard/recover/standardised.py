@@ -114,6 +114,11 @@ class Standardised:
         return F.linear(args[0], layer.module.weight, layer.module.bias)
 
     @property
+    def idle(self) -> bool:
+        """Whether no layer is among them, nor half-way through a step."""
+        return not (self._layers or self._own or self._inside)
+
+    @property
     def tensors(self) -> Sequence[Tensor]:
         """What all ranks must have alike."""
         return [part for layer in self._layers.values() for part in (layer.mean, layer.scale)]
