@@ -5,7 +5,7 @@ take step by step in turn (see `pairs`). A pair is a tenth of a second of them o
 the watcher's cycle has. All get an even share of the time; where pairs are long, more. "nobody" is bare
 against bare.
 
-    python tests/bench/cost.py [--minutes 9] [--workloads lecture mlp] [--json cost.json]
+    python tests/bench/cost.py [--minutes 6] [--workloads lecture mlp] [--json cost.json]
 
 What is installed of torchmortem, wandb and lightning is measured as well (the extra `peers`).
 """
@@ -100,8 +100,8 @@ def main() -> None:
     parser.add_argument(
         "--minutes",
         type=float,
-        default=9,
-        help="for all workloads together, and more where pairs are long (default: 9)",
+        default=6,
+        help="for all workloads together, and more where pairs are long (default: 6)",
     )
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--watchers", nargs="+", choices=available(), default=list(available()))
