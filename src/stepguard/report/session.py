@@ -28,13 +28,17 @@ from stepguard.series.set_aside import set_aside
 
 
 class Reports:
-    """Hands each observation to run file and console, and ends both."""
+    """Hands each observation to run file and console, and ends both.
+
+    `model` is its name, by which guards are told apart where several are open.
+    """
 
     def __init__(
         self,
         rules: Ruleset,
         attempt: Attempt,
         *,
+        model: str,
         run: str | Path | None,
         console: Console | Literal["auto"] | None,
         faults: Faults,
@@ -54,7 +58,7 @@ class Reports:
         }
         self._tally = Tally(attempt.number, info)
         shown = Console(stderr=True) if console == "auto" else console
-        self._console = None if shown is None else ConsoleReporter(shown)
+        self._console = None if shown is None else ConsoleReporter(shown, model)
         self._tell = None if self._console is None else Teller(self._console)
         self.run_path, self._writer = self._open(run)
         self._record: Recorder | None = None
