@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from stepguard.errors import Place
-from stepguard.report.causes import Findings, Site, likely_causes
+from stepguard.report.causes import likely_causes
+from stepguard.report.findings import Findings, Past, Site
 from stepguard.report.palette import FIRST, QUIET, SEVERITY
 from stepguard.report.sparkline import Sparkline
 from stepguard.report.words import deed, listing, number, short_deed, where
@@ -108,16 +109,20 @@ class Diagnosis:
 
 
 def diagnose(
-    rule: Rule, changes: Sequence[Change], layers: Sequence[Layer], decision: Decision | None
+    rule: Rule,
+    changes: Sequence[Change],
+    layers: Sequence[Layer],
+    decision: Decision | None,
+    past: Past | None = None,
 ) -> Diagnosis:
     """Make one diagnosis of a rule's alerts that began to fire at one step.
 
     `changes` are that rule's firing changes, at least one; `layers` are all watched layers in depth
-    order; `decision` is what the guard does at that step, None for nothing.
+    order; `decision` is what the guard does at that step, None for nothing; `past` are the frames up to now.
     """
     sites, first = _sites(changes, layers)
     evidence = first.evidence
-    causes = likely_causes(Findings(evidence, sites, len(layers))) if evidence else ()
+    known = Findings(evidence, sites, layers, past or Past.none()) if evidence else None
     return Diagnosis(
         rule=rule.name,
         severity=first.severity,
@@ -127,7 +132,7 @@ def diagnose(
         layers=tuple(site.layer for site in sites),
         total=evidence.total if evidence else 0,
         evidence=evidence,
-        causes=causes,
+        causes=() if known is None else likely_causes(known),
         advice=rule.advice,
         decision=decision,
     )

@@ -11,6 +11,7 @@ from stepguard.recover.decision import Decision
 from stepguard.recover.recovery import Observation
 from stepguard.report.console import ConsoleReporter
 from stepguard.report.diagnosis import Diagnosis, diagnose
+from stepguard.report.findings import Past
 from stepguard.report.summary import AttemptSummary, count_alerts
 from stepguard.report.words import short_deed
 from stepguard.rules.alert import Change
@@ -131,14 +132,17 @@ def _would_end_again(decision: Decision) -> bool:
     return decision.dry_run and decision.kind == "halt" and decision.use > 1
 
 
-def diagnoses(observation: Observation, rules: Mapping[str, Rule]) -> list[Diagnosis]:
-    """One diagnosis for each rule that began to fire at this step, with what the guard does about it."""
+def diagnoses(observation: Observation, rules: Mapping[str, Rule], past: Past) -> list[Diagnosis]:
+    """One diagnosis for each rule that began to fire at this step, with what the guard does about it.
+
+    `past` has seen the frame of this step.
+    """
     fresh: dict[str, list[Change]] = {}
     for change in observation.changes:
         if change.state == "firing":
             fresh.setdefault(change.rule, []).append(change)
     return [
-        diagnose(rules[name], changes, observation.layers, _about(name, observation.decision))
+        diagnose(rules[name], changes, observation.layers, _about(name, observation.decision), past)
         for name, changes in fresh.items()
     ]
 

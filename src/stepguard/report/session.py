@@ -19,6 +19,7 @@ from stepguard.recover.recovery import Observation
 from stepguard.report.console import ConsoleReporter
 from stepguard.report.diagnosis import Diagnosis
 from stepguard.report.faults import Faults
+from stepguard.report.findings import Past
 from stepguard.report.recorder import Recorder, Tally, Teller, diagnoses
 from stepguard.report.summary import Summary
 from stepguard.rules.dump import dump_rules
@@ -56,6 +57,7 @@ class Reports:
             "total_steps": total_steps,
             "dry_run": dry_run,
         }
+        self._past = Past.none()
         self._tally = Tally(attempt.number, info)
         shown = Console(stderr=True) if console == "auto" else console
         self._console = None if shown is None else ConsoleReporter(shown, model)
@@ -89,7 +91,8 @@ class Reports:
 
     def __call__(self, observation: Observation) -> list[Diagnosis]:
         """Tell one step; return the diagnoses of the rules that began to fire."""
-        found = diagnoses(observation, self._rules)
+        self._past.see(observation.frame)
+        found = diagnoses(observation, self._rules, self._past)
         self._tally(observation)
         if self._record is not None:
             self._record(observation)
