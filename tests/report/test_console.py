@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 import textwrap
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -50,6 +51,18 @@ def test_in_a_pipe_each_event_is_one_plain_line(
         "stepguard: learning rate x0.5",
         "stepguard: attempt 1: 61 steps, completed",
     ]
+
+
+def test_of_many_lines_the_first_says_why(diagnosis: Diagnosis) -> None:
+    file = io.StringIO()
+    reporter = ConsoleReporter(Console(file=file))
+    for step in range(3):
+        reporter.diagnosis(replace(diagnosis, causes=(f"the batch of step {step}",)))
+    reporter.diagnosis(replace(diagnosis, causes=("raw inputs",)))
+    reporter.close()
+    why = [line.partition("0.0031")[2].partition(" ->")[0] for line in file.getvalue().splitlines()]
+    cure = "try: halve the learning rate"
+    assert why == [f" (likely: the batch of step 0; {cure})", "", "", f" (likely: raw inputs; {cure})"]
 
 
 def test_a_mark_is_shown_once_another_guard_was_open_beside_it(

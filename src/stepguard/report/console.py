@@ -31,6 +31,8 @@ class ConsoleReporter:
         self._console = console
         self._mark = Mark(name)
         self._board = Board(self._mark)
+        self._said: set[tuple[str, str]] = set()
+        """Rules, and what was said of why they fire."""
         self._view = LiveView(console, self._board)
         self._is_live = console.is_interactive and not console.options.ascii_only
 
@@ -48,8 +50,13 @@ class ConsoleReporter:
             self._say(f"step {changes[0].step}: {rule} is over{at}")
 
     def diagnosis(self, diagnosis: Diagnosis) -> None:
-        """Print a diagnosis: in full on a terminal, as one line anywhere else."""
-        self._print(self._headed(diagnosis), [str(diagnosis)])
+        """Print a diagnosis: in full on a terminal, as one line anywhere else.
+
+        A line says once why a rule fires and what helps, and again where that is something else.
+        """
+        why = diagnosis.rule, _without_digits(diagnosis.why)
+        self._print(self._headed(diagnosis), [diagnosis.line("" if why in self._said else diagnosis.why)])
+        self._said.add(why)
 
     def note(self, text: str) -> None:
         """Print one line that is no alert: a fault of the guard, a remedy that was applied."""
@@ -83,3 +90,8 @@ class ConsoleReporter:
         """One line whatever its length, in the characters that the stream knows."""
         known = line.encode(self._console.encoding, "replace").decode(self._console.encoding)
         self._console.print(Text(known), soft_wrap=True)
+
+
+def _without_digits(text: str) -> str:
+    """What stays the same where the same is said of another step."""
+    return "".join(character for character in text if not character.isdigit())

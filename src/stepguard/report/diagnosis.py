@@ -32,7 +32,8 @@ _BESIDE = 40
 class Diagnosis:
     """One rule that fired at one step, at one layer, at many or on the whole run.
 
-    Printed by rich it is the full text; `str()` is one line for a log.
+    Printed by rich it is the full text; `str()` is one line for a log, with the likeliest cause and the
+    first cure.
     """
 
     rule: str
@@ -55,8 +56,19 @@ class Diagnosis:
     """What the guard does now; None where it does nothing."""
 
     def __str__(self) -> str:
+        return self.line(self.why)
+
+    @property
+    def why(self) -> str:
+        """The likeliest cause and the first cure, in a few words; empty where neither is known."""
+        found = (("likely", self.causes), ("try", self.advice))
+        return "; ".join(f"{label}: {told[0]}" for label, told in found if told)
+
+    def line(self, why: str = "") -> str:
+        """What happened, at which step and where; `why`, if given; and what is done."""
         told = (self.severity, self.rule, where(self.layers, self.total), self.message)
         line = ": ".join((f"stepguard: step {self.step}", *filter(None, told)))
+        line = f"{line} ({why})" if why else line
         return line if self.decision is None else f"{line} -> {short_deed(self.decision)}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

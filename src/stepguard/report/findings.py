@@ -27,7 +27,7 @@ class BadBatch(NamedTuple):
     """A batch that held numbers which are not finite."""
 
     step: int
-    count: int
+    values: int
     """How many."""
 
 

@@ -30,8 +30,11 @@ class Recorder:
         self._writer = writer
         self._has_layers = False
 
-    def __call__(self, observation: Observation) -> None:
-        """Record one step: all of it, or nothing of it where the process is killed meanwhile."""
+    def __call__(self, observation: Observation, found: Sequence[Diagnosis] = ()) -> None:
+        """Record one step: all of it, or nothing of it where the process is killed meanwhile.
+
+        Of the diagnoses that were `found` only the causes are told nowhere else.
+        """
         with self._writer.together():
             if not self._has_layers:
                 self._writer.layers(observation.layers)
@@ -39,6 +42,10 @@ class Recorder:
             self._writer.frame(observation.frame)
             for kind, data in _events(observation):
                 self._writer.event(kind, observation.frame.step, data)
+            for diagnosis in found:
+                if diagnosis.causes:
+                    data = {"rule": diagnosis.rule, "causes": list(diagnosis.causes)}
+                    self._writer.event("causes", observation.frame.step, data)
 
 
 def _events(observation: Observation) -> Iterator[tuple[str, Mapping[str, Any]]]:

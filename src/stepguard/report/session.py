@@ -95,7 +95,7 @@ class Reports:
         found = diagnoses(observation, self._rules, self._past)
         self._tally(observation)
         if self._record is not None:
-            self._record(observation)
+            self._record(observation, found)
         if self._tell is not None:
             self._tell(observation, found)
         return found

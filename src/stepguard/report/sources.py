@@ -28,7 +28,7 @@ def not_finite(findings: Findings) -> str | None:
         return _in_the_weights(findings)
     batch = findings.past.bad_batch
     if batch is not None and batch.step == findings.past.frame.step:
-        return f"the batch itself: its inputs hold {_values(batch.count)} at step {batch.step}"
+        return f"the batch itself: its inputs hold {_values(batch.values)} at step {batch.step}"
     return _diverged(findings) or _in_a_layer(findings) or _behind_the_model(findings)
 
 
@@ -38,7 +38,7 @@ def _in_the_weights(findings: Findings) -> str | None:
     layers = count(len(findings.where("weight.nonfinite", 1)), "layer")
     why = _diverged(findings)
     if past.bad_batch is not None and past.bad_batch.step == last:
-        why = f"the batch of step {last} held {_values(past.bad_batch.count)}"
+        why = f"the batch of step {last} held {_values(past.bad_batch.values)}"
     elif why is None and past.bad_loss == last:
         why = f"they came with step {last}, whose loss was not finite"
     since = f"NaN or Inf stand in the weights of {layers} since a step before"
