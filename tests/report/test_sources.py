@@ -96,8 +96,13 @@ def test_weights_that_a_loss_has_broken() -> None:
 
 def test_a_loss_that_diverged() -> None:
     bad = changed(healthy(8, loss=math.inf), {"act.nonfinite": (0, 0, 4)})
-    (cause,) = causes("grad.nonfinite", healthy(0), healthy(7, loss=1e30), bad)
+    (cause,) = causes("grad.nonfinite", healthy(0), healthy(6, loss=1e6), healthy(7, loss=1e30), bad)
     assert cause == "the loss went from 2.3 to 1e+30: it diverged until numbers overflowed"
+    raw = changed(healthy(8, loss=math.inf, input__std=96.0), {})
+    assert "not normalised" in causes("loss", healthy(0), healthy(6), healthy(7, loss=1e30), raw)[0]
+    assert len(causes("loss", healthy(0), healthy(6), healthy(7), raw)) == 1, "raw inputs alone are no NaN"
+    noise = [healthy(step, loss=loss) for step, loss in enumerate((0.01, -0.5, 0.7, -0.2, 0.6))]
+    assert "it diverged" not in causes("loss", *noise, healthy(8, loss=NAN))[0]
 
 
 def test_the_first_layer_whose_output_is_not_finite() -> None:
@@ -124,20 +129,21 @@ def test_where_no_output_was_measured_none_is_blamed() -> None:
 
 def test_half_of_the_layers_without_a_gradient() -> None:
     cut = {"grad.nonfinite": (None, None, 0), "grad.norm": (None, None, 1), "update.ratio": (0, None, 1e-3)}
-    frames = [changed(healthy(step), cut) for step in range(3)]
+    frames = [changed(healthy(step), cut) for step in range(6)]
     (cause,) = causes("loss", *frames)
     assert cause == (
         "1 of 2 layers, fc1 (Linear), require a gradient and never had one: look behind them for detach(),"
         " no_grad(), item()"
     )
     assert causes("loss", healthy(0), *frames[1:]) == (), "it had one once: an expert that is idle"
-    frozen = changed(healthy(3), {**cut, "update.ratio": (None, None, 1e-3)})
+    assert causes("loss", *frames[:4]) == (), "too early to tell"
+    frozen = changed(healthy(9), {**cut, "update.ratio": (None, None, 1e-3)})
     assert causes("loss", frozen) == ()
 
 
 def test_no_layer_with_a_gradient() -> None:
     none = {"update.ratio": (0, None, 0)}
-    bare = changed(healthy(3), none)
+    bare = changed(healthy(9), none)
     for name in ("grad.nonfinite", "grad.norm"):
         del bare.vectors[name]
     (cause,) = causes("weight.norm", bare)
@@ -145,7 +151,7 @@ def test_no_layer_with_a_gradient() -> None:
     del bare.vectors["update.ratio"]
     assert causes("weight.norm", bare) == ("no weight requires a gradient: all of the model is frozen",)
     bare.step = 0
-    assert causes("weight.norm", bare) == (), "of the first step no update is known"
+    assert causes("weight.norm", bare) == (), "of the first steps nothing is known"
 
 
 def test_weights_that_the_optimizer_does_not_hold() -> None:
@@ -189,7 +195,7 @@ def test_what_the_run_shows(scalars: dict[str, float], expected: str) -> None:
     assert causes("grad.norm", healthy(0), healthy(5, **scalars)) == (expected,)
 
 
-@pytest.mark.parametrize("scalars", [{}, {"dropout": 0.5}, {"loss": -2.0}, {"input__std": 3.0}, {"lr": 0.0}])
+@pytest.mark.parametrize("scalars", [{}, {"dropout": 0.5}, {"loss": -20.0}, {"input__std": 3.0}, {"lr": 0.0}])
 @pytest.mark.parametrize("signal", ["loss", "grad.norm", "act.std", "update.ratio", "weight.norm"])
 def test_nothing_is_said_of_what_is_well(signal: str, scalars: dict[str, float]) -> None:
     assert causes(signal, healthy(0), healthy(5, **scalars)) == ()

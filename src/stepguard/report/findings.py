@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 
 from stepguard.rules.alert import Evidence
 from stepguard.signals import Frame, Layer, Vector
+
+_RECENT = 9
+"""Losses that tell whether it was on its way out of bounds."""
 
 
 class Site(NamedTuple):
@@ -39,8 +43,8 @@ class Past:
     """The newest."""
     loss: float | None = None
     """The first one."""
-    before: float | None = None
-    """The last one before the newest frame that was finite."""
+    recent: deque[float] = field(default_factory=lambda: deque[float](maxlen=_RECENT))
+    """The last ones before the newest frame, of those that were finite."""
     bad_loss: int | None = None
     """The last step before the newest frame whose loss was not finite."""
     weights: Vector | None = None
@@ -59,7 +63,7 @@ class Past:
         """Take a frame in."""
         earlier = self.frame.scalars.get("loss")
         if earlier is not None and math.isfinite(earlier):
-            self.before = earlier
+            self.recent.append(earlier)
         elif earlier is not None:
             self.bad_loss = self.frame.step
         self.frame = frame

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import median
 
 import numpy as np
 
@@ -11,7 +12,11 @@ from stepguard.report.findings import Findings
 from stepguard.report.words import count, layer_name, number
 
 _DIVERGED = 10.0
-"""So many times its first value is a loss that was on its way out of bounds."""
+"""So many times its first value, and what it was of late, is a loss that was on its way out of bounds."""
+_NO_FLOOR = 100.0
+"""So many times its first value, or 1 where that is less, lies a loss below zero that has no end."""
+_ENOUGH = 4
+"""The step from which on it is known which layers get a gradient."""
 _MUCH_DROPPED = 0.9
 """The share that a dropout leaves out of which few runs recover; half of the units is much already."""
 _SHRUNK = 0.1
@@ -47,8 +52,12 @@ def _in_the_weights(findings: Findings) -> str | None:
 
 
 def _diverged(findings: Findings) -> str | None:
-    first, before = findings.past.loss, findings.past.before
-    if first is None or before is None or not abs(before) >= _DIVERGED * abs(first) > 0:
+    first, recent = findings.past.loss, findings.past.recent
+    if not first or not recent:
+        return None
+    before = recent[-1]
+    # A loss that is noise about zero, as one of rewards, may be a hundred times its first value by chance.
+    if abs(before) < _DIVERGED * max(abs(first), median(map(abs, recent))):
         return None
     return f"the loss went from {number(first)} to {number(before)}: it diverged until numbers overflowed"
 
@@ -84,7 +93,7 @@ def _behind_the_model(findings: Findings) -> str | None:
 
 def no_gradient(findings: Findings) -> str | None:
     """Half of the layers or more have never had a gradient, or none of them need one."""
-    if findings.not_finite or findings.past.frame.step == 0:
+    if findings.not_finite or findings.past.frame.step < _ENOUGH:
         return None
     never = np.ones(len(findings.layers), np.bool_)
     if findings.past.reached is not None:
@@ -140,6 +149,8 @@ def dead(findings: Findings) -> str | None:
 
 def raw_inputs(findings: Findings) -> str | None:
     """Inputs far from mean 0 and std 1."""
+    if findings.not_finite and _diverged(findings) is None:
+        return None
     mean, std = findings.scalar("input.mean"), findings.scalar("input.std")
     if mean is None or std is None or not is_raw(mean, std):
         return None
@@ -148,8 +159,10 @@ def raw_inputs(findings: Findings) -> str | None:
 
 def no_floor(findings: Findings) -> str | None:
     """A loss that fell far below zero has nothing that it comes to an end at."""
-    first, loss = findings.past.loss, findings.scalar("loss")
-    if first is None or loss is None or not loss < min(-10 * abs(first), -1.0):
+    first, loss, recent = findings.past.loss, findings.scalar("loss"), findings.past.recent
+    if loss is not None and not np.isfinite(loss) and recent:
+        loss = recent[-1]
+    if first is None or loss is None or not loss < -_NO_FLOOR * max(abs(first), 1.0):
         return None
     return f"the loss fell from {number(first)} to {number(loss)}, as if without an end: is its sign right?"
 
@@ -172,13 +185,13 @@ def shrunk(findings: Findings) -> str | None:
 
 def much_dropout(findings: Findings) -> str | None:
     """A dropout that leaves next to nothing."""
-    dropout = findings.scalar("dropout")
+    dropout = None if findings.not_finite else findings.scalar("dropout")
     if dropout is None or dropout < _MUCH_DROPPED or findings.evidence.signal == "dropout":
         return None
     return f"a dropout of {number(dropout)} leaves out all but {1 - dropout:.2g} of the units"
 
 
 SOURCES: Sequence[Callable[[Findings], str | None]] = (
-    *(not_finite, no_gradient, not_moved, raw_inputs, no_floor, shrunk, much_dropout, dead),
+    *(no_gradient, not_moved, raw_inputs, no_floor, not_finite, shrunk, much_dropout, dead),
 )
 """In the order of how much each of them explains."""
