@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 
 from stepguard.collect.collector import Collector
 
@@ -273,6 +274,41 @@ def test_the_model_may_be_traced_while_it_is_watched(watching: Watch) -> None:
     assert torch.equal(traced(x), model(x))
     assert watched.frame().scalars["input.absmax"] == x.abs().max()
     assert watched.faults == []
+
+
+def of_each_example(model: nn.Module, x: Tensor, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients of each example, as they are made by the transforms of torch."""
+
+    def loss(own: dict[str, Tensor], example: Tensor) -> Tensor:
+        return functional_call(model, own, (example[None],)).square().mean()
+
+    return vmap(grad(loss), in_dims=(None, 0))(weights, x)
+
+
+@pytest.mark.parametrize("sampled", [True, False], ids=["measured", "not measured"])
+def test_calls_inside_of_a_transform_are_left_alone(watching: Watch, *, sampled: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    watched, x = watching(model), torch.randn(16, 4)
+    watched.train(x)
+    watched.collector.active = sampled
+    weights = {name: each.detach() for name, each in model.named_parameters()}
+    for name, grads in of_each_example(model, x, weights).items():
+        model.get_parameter(name).grad = grads.mean(0)
+    frame = watched.frame(torch.tensor(1.0 if sampled else torch.nan), sampled=sampled)
+    assert watched.faults == []
+    assert watched.all(frame, "act") == {}
+    assert (watched.read(frame, "grad.norm") or 0) > 0
+    watched.collector.active = True
+    model(x)
+    of_each_example(model, x + 100, weights)
+    assert watched.outputs(watched.frame()) == watched.outputs(watched.see(x)), "calls beside it are measured"
+
+
+def test_functional_calls_outside_of_a_transform_are_measured(watching: Watch) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    watched, x = watching(model), torch.randn(16, 4)
+    functional_call(model, dict(model.named_parameters()), (x,))
+    assert watched.all(watched.frame(), "act") == watched.all(watched.see(x), "act") != {}
 
 
 def test_the_model_may_be_saved_whole_while_it_is_watched(watching: Watch) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 from stepguard.errors import StepguardWarning
@@ -27,6 +30,25 @@ def test_two_guards_watch_two_trainings_at_once(training, watched, rules) -> Non
         other.run(1, second.guard.step)
     assert (first.decided(), second.decided()) == ([(1, "stop", "skip")], [])
     assert len(first.seen) == len(second.seen) == 3
+
+
+def test_each_line_of_two_guards_says_whose_it_is(training, watched, rules) -> None:
+    class Critic(nn.Sequential):
+        pass
+
+    out = io.StringIO()
+    trainings = [training(), training(net=lambda: Critic(nn.Linear(8, 3)))]
+    file = rules("- {name: hot, when: step == 1 and loss > 0}")
+    guards = [watched(each, rules=file, console=Console(file=out, width=200)).guard for each in trainings]
+    for _ in range(3):
+        for each, guard in zip(trainings, guards, strict=True):
+            each.run(1, guard.step)
+    for guard in guards:
+        guard.close()
+    lines = out.getvalue().splitlines()
+    fired = [line.split(":")[0] for line in lines if "step 1: warning: hot" in line]
+    assert fired == ["stepguard[Sequential]", "stepguard[Critic]"]
+    assert all(line.startswith(("stepguard[Sequential]: ", "stepguard[Critic]: ")) for line in lines)
 
 
 def test_a_guard_may_be_closed_by_a_subscriber(training, watched, rules) -> None:

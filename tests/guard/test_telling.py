@@ -162,6 +162,20 @@ def test_what_goes_on_and_on_is_told_a_few_times(training, watched, rules) -> No
     assert "times" not in told[2] and "(10 times)" in told[3] and "(100 times)" in told[4]
 
 
+def test_a_dry_run_tells_once_in_full_that_it_would_halt(training, watched, rules) -> None:
+    guarded, out = training(), io.StringIO()
+    steps = " or ".join(f"step == {step}" for step in range(4, 60, 4))
+    text = f"- {{name: hot, when: ({steps}) and loss > 0, settle: 2, action: [halt]}}"
+    session = watched(guarded, rules=rules(text), dry_run=True, console=Console(file=out, width=200))
+    guarded.run(60, session.guard.step)
+    assert len(session.decided()) == 14
+    told = [line.split(": ", 1)[1] for line in out.getvalue().splitlines() if "-> would halt" in line]
+    assert told[0].startswith("step 4: warning: hot: ")
+    assert told[1:4] == [f"step {step}: hot fires again -> would halt" for step in (8, 12, 16)]
+    assert told[4:5] == ["step 44: hot fires again -> would halt (10 times)"]
+    assert "cured" not in out.getvalue()
+
+
 def test_without_a_console_it_is_silent(training, watched, rules, capsys) -> None:
     guarded = training()
     session = watched(guarded, rules=rules("- {name: hot, when: loss > 0}"), console=None)

@@ -116,6 +116,9 @@ class Definition:
         """Whether the alert has been clear for `settle` steps, and something had been done about it."""
         if sight.firing or self.fired is None or step - self.fired < self.rule.settle:
             return False
+        if any(self.rule.ladder[rung].kind == "halt" for _, rung in self.taken):
+            self.fired = None
+            return False
         had_acted = bool(self.taken)
         self.taken, self.fired = [], None
         return had_acted
@@ -322,6 +325,14 @@ def test_after_a_cure_the_ladder_begins_at_its_foot() -> None:
     outcomes = run([rule("lower_lr", "halt", settle=3)], [history])
     assert [outcome.cured for outcome in outcomes] == [(), (), (), ("r",), ()]
     assert acted(outcomes) == [(0, "lower_lr", 0, 1), (4, "lower_lr", 0, 1)]
+
+
+def test_where_a_dry_run_would_have_halted_it_stays() -> None:
+    history = begin_fresh([HOLDS, *[CLEAR] * 2, HOLDS, *[CLEAR] * 3, HOLDS])
+    outcomes = run([rule("lower_lr", "halt", settle=3)], [history], dry_run=True)
+    assert acted(outcomes) == [(0, "lower_lr", 0, 1), (3, "halt", 1, 1), (7, "halt", 1, 2)]
+    assert not any(outcome.cured for outcome in outcomes)
+    assert outcomes[6].standings["r"].fired is None, "nothing is due until it fires again"
 
 
 def test_one_clear_step_too_few_is_no_cure() -> None:

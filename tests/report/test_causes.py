@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from stepguard.report.causes import Findings, Site, likely_causes
+from stepguard.report.causes import likely_causes
+from stepguard.report.findings import Findings, Past, Site
 from stepguard.rules.alert import Evidence
 from stepguard.signals import Layer
 
@@ -19,7 +20,8 @@ def causes(
 ) -> tuple[str, ...]:
     evidence = Evidence(signal, readings[-1] if readings else None, tuple(range(len(readings))), readings)
     sites = [Site(i, Layer(f"layer{i}", types[i]), value) for i, value in (at or {}).items()]
-    return likely_causes(Findings(evidence, sites, watched=6))
+    layers = [Layer(f"layer{i}", types[i]) for i in range(6)]
+    return likely_causes(Findings(evidence, sites, layers, Past.none()))
 
 
 @pytest.mark.parametrize(
@@ -39,8 +41,8 @@ def test_what_came_before_a_reading_that_is_not_finite(readings: tuple[float, ..
 
 @pytest.mark.parametrize(
     "readings",
-    [(), (1.0, 2.0, 50.0, 900.0), (1.0, 2.0, NAN), (1.0, 3.0, 2.0, 4.0, NAN), (-1.0, 5.0, 50.0, 90.0, NAN)],
-    ids=["nothing", "finite", "too few", "undecided", "below zero"],
+    [(), (1.0, 2.0, 50.0, 900.0), (1.0, 2.0, NAN), (1.0, 3.0, 2.0, 4.0, NAN), (0.0, 5.0, 50.0, 90.0, NAN)],
+    ids=["nothing", "finite", "too few", "undecided", "from zero"],
 )
 def test_what_is_not_clear_is_not_said(readings: tuple[float, ...]) -> None:
     assert causes("loss", readings) == ()
@@ -65,6 +67,7 @@ def test_backwards_it_starts_at_the_last_layer_of_the_run() -> None:
         ("act.nonfinite", dict.fromkeys(range(6))),
         ("grad.nonfinite", {3: None, 4: None, 5: None}),
         ("weight.nonfinite", {3: None, 4: None, 5: None}),
+        ("act.std", {3: None, 4: None, 5: None}),
     ],
 )
 def test_no_origin_without_an_unbroken_run_to_the_far_end(signal: str, at: dict[int, float | None]) -> None:
@@ -86,6 +89,6 @@ def test_shrinking_with_depth() -> None:
 
 
 def test_exact_zeros() -> None:
-    assert "left out of the optimizer" in causes("update.ratio", (0.0, 0.0, 0.0))[0]
-    assert causes("update.ratio", (0.0, 0.0, 1e-12)) == ()
+    assert "nothing flows back" in causes("grad.norm", (0.0, 0.0, 0.0))[0]
+    assert causes("grad.norm", (0.0, 0.0, 1e-12)) == ()
     assert causes("act.dead", (0.0, 0.0)) == ()

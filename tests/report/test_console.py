@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 import textwrap
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -50,6 +51,51 @@ def test_in_a_pipe_each_event_is_one_plain_line(
         "stepguard: learning rate x0.5",
         "stepguard: attempt 1: 61 steps, completed",
     ]
+
+
+def test_of_many_lines_the_first_says_why(diagnosis: Diagnosis) -> None:
+    file = io.StringIO()
+    reporter = ConsoleReporter(Console(file=file))
+    for step in range(3):
+        reporter.diagnosis(replace(diagnosis, causes=(f"the batch of step {step}",)))
+    reporter.diagnosis(replace(diagnosis, causes=("raw inputs",)))
+    reporter.close()
+    why = [line.partition("0.0031")[2].partition(" ->")[0] for line in file.getvalue().splitlines()]
+    cure = "try: halve the learning rate"
+    assert why == [f" (likely: the batch of step 0; {cure})", "", "", f" (likely: raw inputs; {cure})"]
+
+
+def test_a_mark_is_shown_once_another_guard_was_open_beside_it(
+    diagnosis: Diagnosis, crash: Change, layers: list[Layer]
+) -> None:
+    def lines(reporter: ConsoleReporter, file: io.StringIO) -> list[str]:
+        tell(reporter, diagnosis, crash, layers)
+        return [line.split(":")[0] for line in file.getvalue().splitlines()]
+
+    files = [io.StringIO() for _ in range(4)]
+    consoles = [Console(file=file) for file in files]
+    assert set(lines(ConsoleReporter(consoles[0], "Critic"), files[0])) == {"stepguard"}
+    both = [ConsoleReporter(console, "Critic") for console in consoles[1:3]]
+    assert set(lines(both[0], files[1])) == {"stepguard[Critic]"}
+    assert set(lines(both[1], files[2])) == {"stepguard[Critic 2]"}, "though it is alone by now"
+    assert set(lines(ConsoleReporter(consoles[3], "Critic"), files[3])) == {"stepguard"}
+
+
+def test_on_a_terminal_the_mark_stands_above_what_is_told_in_full(
+    diagnosis: Diagnosis, crash: Change, layers: list[Layer]
+) -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=90, force_terminal=True, color_system="truecolor", _environ={})
+    reporter, other = (
+        ConsoleReporter(console, "Critic"),
+        ConsoleReporter(Console(file=io.StringIO()), "Actor"),
+    )
+    tell(reporter, diagnosis, crash, layers)
+    other.close()
+    plain = [line.strip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue()).splitlines()]
+    assert plain[plain.index(f"critical[rising-crash]: {crash.message}") - 1] == "stepguard[Critic]:"
+    assert plain[plain.index("stepguard: 1 attempt, 61 steps") - 1] == "stepguard[Critic]:"
+    assert any(line.startswith("stepguard[Critic] ─") for line in plain), "the board"
 
 
 def test_what_the_streams_encoding_lacks_is_replaced(layers: list[Layer]) -> None:
@@ -202,6 +248,26 @@ def test_another_live_display_keeps_the_terminal() -> None:
     assert written.count(UP) == 2, "the first board and their display"
     assert written.count("above it") == 2
     assert written.rpartition("above it")[2].count("theirs") >= 1
+
+
+def test_of_two_guards_one_has_the_board_and_both_speak_above_it() -> None:
+    written = in_a_terminal("""
+        other = ConsoleReporter(Console(stderr=True), "Critic")
+        for step in range(3):
+            for each in (reporter, other):
+                each.frame(Frame(step, {"loss": 1.0}), [Layer("a", "Linear")])
+                each.note(f"step {step}")
+        reporter.close()
+        time.sleep(2.1)  # by then a redraw is due
+        other.frame(Frame(3, {"loss": 1.0}), [Layer("a", "Linear")])
+        other.close()
+        print("after", sys.stdout is sys.__stdout__, sys.stderr is sys.__stderr__)
+    """)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
+    assert plain.count("stepguard[Critic]: step ") == plain.count("stepguard[model]: step ") == 3
+    first, _, rest = written.partition(DOWN)
+    assert (first.count(UP), rest.count(UP)) == (1, 1), "the second board comes when the first is gone"
+    assert rest.rstrip().endswith("after True True")
 
 
 def test_an_exception_leaves_the_terminal_clean() -> None:

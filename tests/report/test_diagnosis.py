@@ -27,7 +27,8 @@ critical[rising-crash]: std rose 12.3x and fell to 0.0031
 
 LINE = (
     "stepguard: step 41: critical: rising-crash: conv3 (Conv2d) and 3 more of 7 layers:"
-    " std rose 12.3x and fell to 0.0031 -> restart (learning rate x0.5, LSUV initialisation)"
+    " std rose 12.3x and fell to 0.0031 (try: halve the learning rate)"
+    " -> restart (learning rate x0.5, LSUV initialisation)"
 )
 
 
@@ -42,6 +43,15 @@ def test_in_full(render, crash_rule: Rule, crash: Change, layers: list[Layer], r
 
 def test_as_one_line(crash_rule: Rule, crash: Change, layers: list[Layer], restart: Decision) -> None:
     assert str(diagnose(crash_rule, [crash], layers, restart)) == LINE
+
+
+def test_the_line_has_the_likeliest_cause_before_the_first_cure(
+    crash_rule: Rule, crash: Change, layers: list[Layer], restart: Decision
+) -> None:
+    found = replace(diagnose(crash_rule, [crash], layers, restart), causes=("raw inputs", "a high rate"))
+    assert "fell to 0.0031 (likely: raw inputs; try: halve the learning rate) -> restart" in str(found)
+    assert "fell to 0.0031 (likely: raw inputs) -> restart" in str(replace(found, advice=()))
+    assert "fell to 0.0031 -> restart" in str(replace(found, advice=(), causes=()))
 
 
 def test_nothing_is_lost_in_a_narrow_terminal(
@@ -65,7 +75,9 @@ def test_many_layers_are_one_diagnosis_that_names_the_first(crash_rule: Rule, la
 def test_a_rule_on_the_run_has_no_layer(render, crash_rule: Rule, layers: list[Layer]) -> None:
     found = diagnose(crash_rule, [at(None, 2.0, 1.0, 2.0, signal="loss")], layers, None)
     assert render(found).splitlines()[1] == "  --> step 9"
-    assert str(found) == "stepguard: step 9: warning: rising-crash: 200% of the units are dead"
+    assert str(found) == (
+        "stepguard: step 9: warning: rising-crash: 200% of the units are dead (try: halve the learning rate)"
+    )
 
 
 def test_without_decision_the_training_goes_on(

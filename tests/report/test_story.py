@@ -29,6 +29,18 @@ def test_what_happened_is_told_by_step():
     ]
 
 
+def test_an_alert_is_told_with_its_message_and_the_likeliest_cause():
+    alerts = (AlertCount("boom", "critical", 20, 1, ()),)
+    events = (
+        Event("change", 20, {"rule": "boom", "state": "firing", "message": "it is loud"}),
+        Event("causes", 20, {"rule": "other", "causes": ["none of its own"]}),
+        Event("causes", 20, {"rule": "boom", "causes": ["raw inputs", "a high rate"]}),
+    )
+    lines = told("restart: boom", *events, alerts=alerts)
+    assert lines[1] == "  step 20: boom fired: it is loud; likely: raw inputs"
+    assert lines[-1].endswith("none followed: lower the rate; or stepguard run -- CMD gives it one")
+
+
 def test_a_long_story_is_cut_in_the_middle():
     lines = told("completed", *(Event("cured", step, {"rule": "boom"}) for step in range(30)))
     assert len(lines) == 12 and "... 22 more ..." in lines[7] and "step 29" in lines[9]

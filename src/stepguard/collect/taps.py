@@ -109,7 +109,12 @@ class Taps:
             yield samples, lambda row, group=group: self._keys[group, row]
 
     def _listening(self, module: nn.Module) -> bool:
-        """Whether this call counts: training, with gradients, and not recorded by `torch.jit.trace`."""
+        """Whether this call counts: training, with gradients, and not recorded by `torch.jit.trace`.
+
+        Inside of `torch.func.grad`, `vmap` and the like, tensors stand for others and hold no numbers.
+        """
+        if _transformed():
+            return False
         if self._tracing:
             return True
         traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
@@ -263,6 +268,10 @@ class Taps:
 
 def _in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1  # pyright: ignore[reportPrivateUsage]
+
+
+def _transformed() -> bool:
+    return torch._C._functorch.maybe_current_level() is not None  # pyright: ignore
 
 
 def first_floating(value: Any) -> Tensor | None:

@@ -64,7 +64,8 @@ def watch(
         rules: a pack's name, a rule file, or several, of which later ones override earlier ones.
         total_steps: planned optimizer steps; rules that count in percent sleep without it.
         run: folder for the run file; None leaves nothing on disk.
-        console: "auto" prints to standard error; a rich Console prints there; None is silent.
+        console: "auto" prints to standard error; a rich Console prints there; None is silent. Where several
+            guards are open, the class of the model stands in each line.
         every: steps from one full measurement to the next; "auto" is each step for the first 200 and while
             an alert is on, each tenth later. Loss and gradients are checked for NaN at every step.
         layers: globs of names or classes of the layers to watch; None watches all with parameters and all
@@ -165,6 +166,7 @@ class _Shared:
         return Reports(
             self.rules,
             self.attempt,
+            model=type(self.model).__name__,
             run=run if main else None,
             console=console if main else None,
             faults=self.faults,

@@ -69,6 +69,8 @@ class Standing:
     """How often each rung was taken in this attempt, cures or not; missing ones never."""
     restarts: tuple[int, ...] = ()
     """How often each rung has restarted the training, in all attempts: nothing gives one back."""
+    halted: bool = False
+    """It has halted the attempt, which goes on in a dry run or a replay only: nothing cures that."""
 
     def next_attempt(self) -> Standing:
         """The standing that the next attempt begins with: at the foot, with all but the restarts as before.
@@ -172,6 +174,7 @@ def _served(ask: _Ask, step: int) -> Standing:
         waiting=False,
         spent=_one_more(standing.spent, standing.rung),
         restarts=restarts,
+        halted=standing.halted or ask.action.kind == "halt",
     )
 
 
@@ -197,6 +200,9 @@ def _cure(
     for name, standing in standings.items():
         after[name] = standing
         if name in firing or standing.fired is None or step - standing.fired < settle.get(name, 0):
+            continue
+        if standing.halted:
+            after[name] = replace(standing, fired=None)
             continue
         if standing.acted is not None:
             cured.append(name)

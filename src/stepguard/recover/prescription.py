@@ -41,6 +41,11 @@ READS = frozenset(
 _RECENT = 50
 
 
+def is_raw(mean: float, std: float) -> bool:
+    """Whether inputs were given as they are, far from mean 0 and std 1."""
+    return std > 0.0 and (not 1 / RAW < std < RAW or abs(mean) > RAW * std)
+
+
 @dataclass
 class Findings:
     """What the frames of an attempt say of its learning rate and its initialisation."""
@@ -123,7 +128,7 @@ class Findings:
     def raw(self) -> bool:
         """Whether the inputs were given as they are, far from mean 0 and std 1."""
         mean, std = (self._first_scalar(name) for name in ("input.mean", "input.std"))
-        return std > 0.0 and (not 1 / RAW < std < RAW or abs(mean) > RAW * std)
+        return is_raw(mean, std)
 
     def _first_scalar(self, name: str) -> float:
         return 0.0 if self.first is None else self.first.scalars.get(name, 0.0)

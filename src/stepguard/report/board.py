@@ -55,9 +55,13 @@ class Trail:
 
 
 class Board:
-    """The newest frames, and the alerts that fire. Taking a frame stores references; only `render` works."""
+    """The newest frames, and the alerts that fire. Taking a frame stores references; only `render` works.
 
-    def __init__(self) -> None:
+    `mark` stands in its heading, as it reads when it is drawn.
+    """
+
+    def __init__(self, mark: object = "") -> None:
+        self._mark = mark
         self._layers: Sequence[Layer] = ()
         self._newest: Frame | None = None
         self._sampled: deque[Frame] = deque(maxlen=_READINGS)
@@ -96,7 +100,10 @@ class Board:
         """
         shown = self._interesting(min(rows, ROWS))
         hidden = len(self._layers) - len(shown)
-        parts: list[RenderableType] = [Rule("stepguard", style=QUIET, align="left"), self._heading()]
+        parts: list[RenderableType] = [
+            Rule(f"stepguard{self._mark}", style=QUIET, align="left"),
+            self._heading(),
+        ]
         if shown:
             parts.append(self._table(shown, roomy=width >= _ROOMY))
         if shown and hidden:

@@ -5,52 +5,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
-from stepguard.report.words import number
-from stepguard.rules.alert import Evidence
-from stepguard.signals import Layer
+from stepguard.report.findings import Findings
+from stepguard.report.sources import SOURCES, not_finite
+from stepguard.report.words import count, number
 
 _PASSED_ON = {"act.std", "act.rms", "act.absmax", "grad.norm", "grad.rms", "grad.absmax"}
 """Signals that one layer hands to the next, so that a factor per layer multiplies up with depth."""
 
 
-class Site(NamedTuple):
-    """A layer at which the alert fires."""
-
-    depth: int
-    """Its place among all watched layers, from 0."""
-    layer: Layer
-    value: float | None
-
-
-class Findings(NamedTuple):
-    """What is known when causes are looked for."""
-
-    evidence: Evidence
-    """At the first layer concerned."""
-    sites: Sequence[Site]
-    """In depth order."""
-    watched: int
-    """How many layers are watched."""
-
-
 def likely_causes(findings: Findings) -> tuple[str, ...]:
     """Every cause that the evidence supports, in plain words; mostly none or one."""
-    found = (look(findings) for look in _LOOKS)
-    return tuple(cause for cause in found if cause)
+    found = (look(findings) for look in (*SOURCES, *_LOOKS))
+    causes = tuple(dict.fromkeys(cause for cause in found if cause))
+    zero = _zero(findings)
+    return (zero,) if zero and not causes else causes
 
 
 def _overflow(findings: Findings) -> str | None:
-    """Not finite now: had it grown before, was it steady, or was it never finite?"""
+    """Not finite now, and no source known: had it grown before, was it steady, or was it never finite?"""
     evidence, values = findings.evidence, np.asarray(findings.evidence.values, float)
-    if values.size == 0 or math.isfinite(values[-1]):
+    if values.size == 0 or math.isfinite(values[-1]) or not_finite(findings):
         return None
-    before = values[np.isfinite(values)][-9:]
+    before = np.abs(values[np.isfinite(values)][-9:])
     if before.size == 0:
-        return f"{evidence.signal} was never finite in {values.size} readings: look at the first step"
+        return (
+            f"{evidence.signal} was never finite in {count(values.size, 'reading')}: look at the first step"
+        )
     if before.size < 4 or before[0] <= 0:
         return None
     growth = number(before[-1] / before[0])
@@ -64,15 +47,16 @@ def _overflow(findings: Findings) -> str | None:
 
 
 def _origin(findings: Findings) -> str | None:
-    """An unbroken run of layers that reaches one end of the network: it starts at its other end."""
+    """NaN in an unbroken run of layers that reaches one end of the network: it starts at its other end."""
     depths = [site.depth for site in findings.sites]
     if len(depths) < 2 or depths != list(range(depths[0], depths[-1] + 1)):
         return None
     signal = findings.evidence.signal
-    if signal.startswith("act.") and depths[0] > 0 and depths[-1] == findings.watched - 1:
+    last_of_all = len(findings.layers) - 1
+    if signal == "act.nonfinite" and depths[0] > 0 and depths[-1] == last_of_all:
         first = findings.sites[0].layer.name
         return f"every layer from {first} on, and none before it: it starts at {first}"
-    if signal.startswith("grad.") and depths[0] == 0 and depths[-1] < findings.watched - 1:
+    if signal == "grad.nonfinite" and depths[0] == 0 and depths[-1] < last_of_all:
         last = findings.sites[-1].layer.name
         return f"every layer up to {last}, and none behind it: going backwards, it starts at {last}"
     return None
@@ -104,8 +88,7 @@ def _zero(findings: Findings) -> str | None:
 
 
 _ZERO: Mapping[str, str] = {
-    "update.ratio": "exactly zero: frozen, left out of the optimizer, or without a gradient",
     "grad.norm": "exactly zero: nothing flows back to these parameters",
     "act.std": "exactly constant: the same output for every input",
 }
-_LOOKS: Sequence[Callable[[Findings], str | None]] = (_overflow, _origin, _depth, _zero)
+_LOOKS: Sequence[Callable[[Findings], str | None]] = (_overflow, _origin, _depth)

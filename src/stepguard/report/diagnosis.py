@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from stepguard.errors import Place
-from stepguard.report.causes import Findings, Site, likely_causes
+from stepguard.report.causes import likely_causes
+from stepguard.report.findings import Findings, Past, Site
 from stepguard.report.palette import FIRST, QUIET, SEVERITY
 from stepguard.report.sparkline import Sparkline
 from stepguard.report.words import deed, listing, number, short_deed, where
@@ -31,7 +32,8 @@ _BESIDE = 40
 class Diagnosis:
     """One rule that fired at one step, at one layer, at many or on the whole run.
 
-    Printed by rich it is the full text; `str()` is one line for a log.
+    Printed by rich it is the full text; `str()` is one line for a log, with the likeliest cause and the
+    first cure.
     """
 
     rule: str
@@ -54,8 +56,19 @@ class Diagnosis:
     """What the guard does now; None where it does nothing."""
 
     def __str__(self) -> str:
+        return self.line(self.why)
+
+    @property
+    def why(self) -> str:
+        """The likeliest cause and the first cure, in a few words; empty where neither is known."""
+        found = (("likely", self.causes), ("try", self.advice))
+        return "; ".join(f"{label}: {told[0]}" for label, told in found if told)
+
+    def line(self, why: str = "") -> str:
+        """What happened, at which step and where; `why`, if given; and what is done."""
         told = (self.severity, self.rule, where(self.layers, self.total), self.message)
         line = ": ".join((f"stepguard: step {self.step}", *filter(None, told)))
+        line = f"{line} ({why})" if why else line
         return line if self.decision is None else f"{line} -> {short_deed(self.decision)}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -108,16 +121,20 @@ class Diagnosis:
 
 
 def diagnose(
-    rule: Rule, changes: Sequence[Change], layers: Sequence[Layer], decision: Decision | None
+    rule: Rule,
+    changes: Sequence[Change],
+    layers: Sequence[Layer],
+    decision: Decision | None,
+    past: Past | None = None,
 ) -> Diagnosis:
     """Make one diagnosis of a rule's alerts that began to fire at one step.
 
     `changes` are that rule's firing changes, at least one; `layers` are all watched layers in depth
-    order; `decision` is what the guard does at that step, None for nothing.
+    order; `decision` is what the guard does at that step, None for nothing; `past` are the frames up to now.
     """
     sites, first = _sites(changes, layers)
     evidence = first.evidence
-    causes = likely_causes(Findings(evidence, sites, len(layers))) if evidence else ()
+    known = Findings(evidence, sites, layers, past or Past.none()) if evidence else None
     return Diagnosis(
         rule=rule.name,
         severity=first.severity,
@@ -127,7 +144,7 @@ def diagnose(
         layers=tuple(site.layer for site in sites),
         total=evidence.total if evidence else 0,
         evidence=evidence,
-        causes=causes,
+        causes=() if known is None else likely_causes(known),
         advice=rule.advice,
         decision=decision,
     )

@@ -29,7 +29,7 @@ class _Stream(FileProxy):
 
     def __init__(self, view: LiveView, console: Console, file: TextIO) -> None:
         super().__init__(console, file)
-        self._view = view
+        self.view = view
 
     @property
     def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -39,8 +39,8 @@ class _Stream(FileProxy):
     def write(self, text: str) -> int:
         """Write as rich does; a carriage return is a progress bar, which wants the terminal for itself."""
         if text.startswith("\r"):
-            self._view.give_way()
-        return super().write(text) if self._view.is_up else self.rich_proxied_file.write(text)
+            self.view.give_way()
+        return super().write(text) if self.view.is_up else self.rich_proxied_file.write(text)
 
     def flush(self) -> None:
         """Flush what was not printed yet."""
@@ -49,7 +49,10 @@ class _Stream(FileProxy):
 
 
 class LiveView:
-    """Draws the board when a redraw is due, prints above it, and steps aside for progress bars."""
+    """Draws the board when a redraw is due, prints above it, and steps aside for progress bars.
+
+    There is one board in a terminal: that of the guard that drew first, as long as it is open.
+    """
 
     def __init__(self, console: Console, board: Board) -> None:
         self._console = console
@@ -79,7 +82,7 @@ class LiveView:
 
     def print(self, renderable: RenderableType) -> None:
         """Print above the board, or above the progress bars."""
-        if _is_foreign(sys.stdout):
+        if self._is_held(sys.stdout):
             with self._console.capture() as capture:
                 self._console.print(renderable)
             sys.stdout.write(capture.get())
@@ -105,7 +108,12 @@ class LiveView:
         """Whether somebody else draws here. A bar that tqdm does not know of may come back any time."""
         if self._bar_seen and _tqdm() is not None:
             self._bar_seen = False
-        return self._bar_seen or _has_bars() or _is_foreign(sys.stdout)
+        return self._bar_seen or _has_bars() or self._is_held(sys.stdout) or self._is_held(sys.stderr)
+
+    def _is_held(self, stream: object) -> bool:
+        """Whether another live display holds the stream: one of rich, or the board of another guard."""
+        own = isinstance(stream, _Stream) and stream.view is self
+        return isinstance(stream, FileProxy) and not own
 
     def _redraw(self, board: RenderableType) -> None:
         if self._live is not None:
@@ -151,8 +159,3 @@ def _has_bars() -> bool:
 
 def _bars_cleared() -> AbstractContextManager[Any]:
     return _tqdm().external_write_mode() if _has_bars() else nullcontext()
-
-
-def _is_foreign(stream: object) -> bool:
-    """Whether another live display of rich holds the stream."""
-    return isinstance(stream, FileProxy) and not isinstance(stream, _Stream)

@@ -11,6 +11,7 @@ from stepguard.recover.decision import Decision
 from stepguard.recover.recovery import Observation
 from stepguard.report.console import ConsoleReporter
 from stepguard.report.diagnosis import Diagnosis, diagnose
+from stepguard.report.findings import Past
 from stepguard.report.summary import AttemptSummary, count_alerts
 from stepguard.report.words import short_deed
 from stepguard.rules.alert import Change
@@ -29,8 +30,11 @@ class Recorder:
         self._writer = writer
         self._has_layers = False
 
-    def __call__(self, observation: Observation) -> None:
-        """Record one step: all of it, or nothing of it where the process is killed meanwhile."""
+    def __call__(self, observation: Observation, found: Sequence[Diagnosis] = ()) -> None:
+        """Record one step: all of it, or nothing of it where the process is killed meanwhile.
+
+        Of the diagnoses that were `found` only the causes are told nowhere else.
+        """
         with self._writer.together():
             if not self._has_layers:
                 self._writer.layers(observation.layers)
@@ -38,6 +42,10 @@ class Recorder:
             self._writer.frame(observation.frame)
             for kind, data in _events(observation):
                 self._writer.event(kind, observation.frame.step, data)
+            for diagnosis in found:
+                if diagnosis.causes:
+                    data = {"rule": diagnosis.rule, "causes": list(diagnosis.causes)}
+                    self._writer.event("causes", observation.frame.step, data)
 
 
 def _events(observation: Observation) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -97,40 +105,51 @@ class Teller:
 
     def __init__(self, console: ConsoleReporter) -> None:
         self._console = console
-        self._still = Counter[str]()
-        """How often each rule went on to fire, and was answered in the same way."""
+        self._again = Counter[tuple[str, str]]()
+        """How often each rule went on to fire, or fired again, and was answered in the same way."""
 
     def __call__(self, observation: Observation, diagnoses: Sequence[Diagnosis]) -> None:
         """Tell one step."""
         self._console.frame(observation.frame, observation.layers)
         if observation.changes:
             self._console.changes(observation.changes)
-        for diagnosis in diagnoses:
-            self._console.diagnosis(diagnosis)
         decision = observation.decision
-        if decision is not None and decision.rule not in {diagnosis.rule for diagnosis in diagnoses}:
-            self._tell_still(decision)
+        fresh = {diagnosis.rule for diagnosis in diagnoses}
+        again = decision if decision and (decision.rule not in fresh or _would_end_again(decision)) else None
+        for diagnosis in diagnoses:
+            if again is None or diagnosis.rule != again.rule:
+                self._console.diagnosis(diagnosis)
+        if again is not None:
+            self._tell_again(again, "fires again" if again.rule in fresh else "still fires")
         for rule in observation.cured:
             self._console.note(f"step {observation.frame.step}: {rule} stayed clear: cured")
 
-    def _tell_still(self, decision: Decision) -> None:
+    def _tell_again(self, decision: Decision, how: str) -> None:
         """Tell what is done once more; where it goes on and on, the first times, the tenth, the hundredth."""
-        deed = f"{decision.rule} still fires -> {short_deed(decision)}"
-        self._still[deed] += 1
-        times = self._still[deed]
+        deed = short_deed(decision)
+        self._again[decision.rule, deed] += 1
+        times = self._again[decision.rule, deed]
         if times <= _EACH or str(times).strip("0") == "1":
             count = f" ({times} times)" if times > _EACH else ""
-            self._console.note(f"step {decision.step}: {deed}{count}")
+            self._console.note(f"step {decision.step}: {decision.rule} {how} -> {deed}{count}")
 
 
-def diagnoses(observation: Observation, rules: Mapping[str, Rule]) -> list[Diagnosis]:
-    """One diagnosis for each rule that began to fire at this step, with what the guard does about it."""
+def _would_end_again(decision: Decision) -> bool:
+    """Whether it would have ended the training at an earlier step: what it says has been said in full."""
+    return decision.dry_run and decision.kind == "halt" and decision.use > 1
+
+
+def diagnoses(observation: Observation, rules: Mapping[str, Rule], past: Past) -> list[Diagnosis]:
+    """One diagnosis for each rule that began to fire at this step, with what the guard does about it.
+
+    `past` has seen the frame of this step.
+    """
     fresh: dict[str, list[Change]] = {}
     for change in observation.changes:
         if change.state == "firing":
             fresh.setdefault(change.rule, []).append(change)
     return [
-        diagnose(rules[name], changes, observation.layers, _about(name, observation.decision))
+        diagnose(rules[name], changes, observation.layers, _about(name, observation.decision), past)
         for name, changes in fresh.items()
     ]
 

@@ -19,6 +19,7 @@ from stepguard.recover.recovery import Observation
 from stepguard.report.console import ConsoleReporter
 from stepguard.report.diagnosis import Diagnosis
 from stepguard.report.faults import Faults
+from stepguard.report.findings import Past
 from stepguard.report.recorder import Recorder, Tally, Teller, diagnoses
 from stepguard.report.summary import Summary
 from stepguard.rules.dump import dump_rules
@@ -28,13 +29,17 @@ from stepguard.series.set_aside import set_aside
 
 
 class Reports:
-    """Hands each observation to run file and console, and ends both."""
+    """Hands each observation to run file and console, and ends both.
+
+    `model` is its name, by which guards are told apart where several are open.
+    """
 
     def __init__(
         self,
         rules: Ruleset,
         attempt: Attempt,
         *,
+        model: str,
         run: str | Path | None,
         console: Console | Literal["auto"] | None,
         faults: Faults,
@@ -52,9 +57,10 @@ class Reports:
             "total_steps": total_steps,
             "dry_run": dry_run,
         }
+        self._past = Past.none()
         self._tally = Tally(attempt.number, info)
         shown = Console(stderr=True) if console == "auto" else console
-        self._console = None if shown is None else ConsoleReporter(shown)
+        self._console = None if shown is None else ConsoleReporter(shown, model)
         self._tell = None if self._console is None else Teller(self._console)
         self.run_path, self._writer = self._open(run)
         self._record: Recorder | None = None
@@ -85,10 +91,11 @@ class Reports:
 
     def __call__(self, observation: Observation) -> list[Diagnosis]:
         """Tell one step; return the diagnoses of the rules that began to fire."""
-        found = diagnoses(observation, self._rules)
+        self._past.see(observation.frame)
+        found = diagnoses(observation, self._rules, self._past)
         self._tally(observation)
         if self._record is not None:
-            self._record(observation)
+            self._record(observation, found)
         if self._tell is not None:
             self._tell(observation, found)
         return found

@@ -95,16 +95,13 @@ def _where(layers: Sequence[str]) -> str:
 
 
 def _why(alert: AlertCount, events: Sequence[Event]) -> str:
-    """What the rule said as it began to fire."""
-    said = (event.data["message"] for event in events if _begins(event, alert))
-    message = next(said, "")
-    return f": {message}" if message else ""
-
-
-def _begins(event: Event, alert: AlertCount) -> bool:
-    change = event.data
-    fires = event.kind == "change" and change["state"] == "firing"
-    return fires and (event.step, change["rule"]) == (alert.first_step, alert.rule)
+    """What the rule said as it began to fire, and the likeliest cause."""
+    begun = alert.first_step, alert.rule
+    said = [event for event in events if (event.step, event.data.get("rule")) == begun]
+    fired = (each.data["message"] for each in said if each.data.get("state") == "firing")
+    causes = (each.data["causes"][0] for each in said if each.kind == "causes")
+    message, cause = next(fired, ""), next(causes, "")
+    return (f": {message}" if message else "") + (f"; likely: {cause}" if cause else "")
 
 
 def _often(times: int) -> str:
@@ -157,7 +154,8 @@ def _next(last: AttemptSummary, advice: Mapping[str, Sequence[str]], left: Left)
         cures = "; ".join(advice.get(rest, ())) or f"stepguard explain {rest}"
         return f"{rest} halted it: {cures}"
     if kind == "restart":
-        return f"{rest} asked for another attempt and none followed: stepguard run -- CMD gives it one"
+        first = "".join(f"{cure}; or " for cure in advice.get(rest, ())[:1])
+        return f"{rest} asked for another attempt and none followed: {first}stepguard run -- CMD gives it one"
     if not last.outcome and left.runs:
         return "wait, or look again"
     first = "" if kind == "stopped" else f"{_cause(rest if kind == 'error' else '', left)}; then "
