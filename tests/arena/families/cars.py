@@ -204,7 +204,7 @@ SCENARIOS = [
     told.healthy(
         "rather-too-high", model=lambda: nets.mlp((7, 32, 1), nn.SiLU), criterion=asymmetric, order=whole
     ),
-    kernel.failing("sees-no-neighbours", length=1e-3, lr=1e-2),
+    kernel.failing("sees-no-neighbours", length=1e-3, lr=1e-2, curable=False),
     told.failing("tree-of-raw-columns", scaled=False, lr=3e-2),
     doubted.failing("doubt-shared-by-none", shared=1.0, curable=False),
     told.failing("prices-swapped", model=Bundle, criterion=swapped, curable=False),

@@ -253,7 +253,7 @@ SCENARIOS = [
     workshop.healthy("both-sides", opt=Shampoo, lr=0.3),
     workshop.healthy("warm-walk", opt=Langevin, lr=0.1, optim={"heat": 1e-6}, steps=500),
     curved.healthy("curvature"),
-    workshop.failing("pulses-never", model=lambda: Pulses(threshold=40.0)),
+    workshop.failing("pulses-never", model=lambda: Pulses(threshold=40.0), curable=False),
     workshop.failing("never-settles", model=lambda: Settling(2.5, torch.relu)),
     workshop.failing("pruned-at-the-wrong-end", before=pruning_the_wrong_end, curable=False),
     workshop.failing("made-anew-each-step", before=forgetting, lr=5.0),
