@@ -116,6 +116,13 @@ def test_what_ran_away_is_tried_slower_and_what_stood_still_faster() -> None:
     assert "lr" not in prescribe(found(*[0.01] * 60), second), "the search begins where the last one did"
 
 
+def test_a_pace_of_which_a_schedule_leaves_next_to_nothing_makes_up_for_it() -> None:
+    second = Attempt(number=2, pace=AIM)
+    assert prescribe(found(*[1.25e-4] * 60), second)["pace"] == pytest.approx(0.8)
+    assert prescribe(found(*[1e-6] * 60), second)["pace"] == 1.0, "no layer moves further than its weights"
+    assert prescribe(found(*[1e-4] * 60, loss=9.0), second)["pace"] == pytest.approx(0.3 * AIM), "it ran away"
+
+
 @given(st.lists(st.floats(0, 1, width=32), max_size=80), st.integers(0, 4))
 def test_every_remedy_changes_something_and_can_be_taken(paces: list[float], tried: int) -> None:
     attempt = Attempt()
@@ -123,7 +130,7 @@ def test_every_remedy_changes_something_and_can_be_taken(paces: list[float], tri
         attempt = attempt.next(prescribe(found(*paces), attempt))
     remedy = prescribe(found(*paces), attempt)
     assert 1e-4 <= float(remedy.get("lr", 1.0)) <= 1e4
-    assert 0 < float(remedy["pace"]) <= 0.1
+    assert 0 < float(remedy["pace"]) <= 1.0
     after = attempt.next(remedy)
     assert after.clip == 1.0
     names = ("lr_scale", "init", "clip", "pace", "seed")

@@ -228,9 +228,12 @@ def _next_pace(findings: Findings, attempt: Attempt) -> float:
     """Slower where it ran away; where it did not, another initialisation first, then faster.
 
     Where one way was no cure, the other is tried; but never a faster one after steps that did damage. Where
-    slower ones did it again, a tenth.
+    slower ones did it again, a tenth. Where a schedule leaves next to nothing of a pace, as one that says the
+    learning rate itself where it should say a factor of it, the pace makes up for it.
     """
     tried = attempt.pace or AIM
+    if findings.cold is not None and not findings.ran_away:
+        return _rounded(tried * AIM / findings.cold, tried, 1.0)
     if findings.ran_away or findings.spoiled or findings.restless:
         return 0.3 * AIM if tried > 0.3 * AIM else _rounded(0.1 * tried, 0.0, 1.0)
     if tried != AIM:
