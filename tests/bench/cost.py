@@ -2,8 +2,8 @@
 
 On each workload every watcher has a process of its own, in which the watched training and a bare one like it
 take step by step in turn (see `pairs`). A pair is a tenth of a second of them or more, and as many steps as
-the watcher's cycle has. All get an even share of the time; where pairs are long, more. "nobody" is bare
-against bare.
+the watcher's cycle has. All get an even share of the time; where pairs are long, more, and where a single one
+would take a tenth of all the time, the watcher is left out there. "nobody" is bare against bare.
 
     python tests/bench/cost.py [--minutes 6] [--workloads lecture mlp] [--json cost.json]
 
@@ -29,6 +29,9 @@ from rich.table import Table
 from watchers import available
 from workloads import WORKLOADS
 
+LONGEST = 0.1
+"""Share of all the time that a pair may take, at most."""
+
 
 def measure(
     cells: Sequence[tuple[str, str]], minutes: float, threads: int
@@ -41,8 +44,9 @@ def measure(
     for left, (workload, watcher) in reversed(list(enumerate(ordered, 1))):
         console.print(f"{workload}: {watcher} ...")
         share = max(end - time.perf_counter(), 0) / left
+        make, watching = WORKLOADS[workload], available()[watcher]
         try:
-            found[workload, watcher] = pairs(WORKLOADS[workload], available()[watcher], share, threads)
+            found[workload, watcher] = pairs(make, watching, share, threads, 60 * minutes * LONGEST)
         except PairsFailed as fault:
             console.print(f"{watcher} is left out on {workload}: {fault}")
     return found

@@ -7,6 +7,7 @@ have a process to themselves, so that no watcher meets what another one left beh
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -39,6 +40,13 @@ class PairsFailed(Exception):
     """A training or its watcher has ended by itself; says why."""
 
 
+class _Limits(NamedTuple):
+    """Seconds of all pairs, about, and of a single one at most."""
+
+    seconds: float
+    longest: float
+
+
 class Pair(NamedTuple):
     """Seconds a step."""
 
@@ -46,14 +54,21 @@ class Pair(NamedTuple):
     watched: float
 
 
-def pairs(make: Callable[[], Training], watcher: Watcher, seconds: float, threads: int) -> list[Pair]:
+def pairs(
+    make: Callable[[], Training],
+    watcher: Watcher,
+    seconds: float,
+    threads: int,
+    longest: float = math.inf,
+) -> list[Pair]:
     """Time a training bare and watched for so many seconds, and longer where there are too few pairs by then.
 
     Raises:
-        PairsFailed: there is no pair, since the training or the watcher failed.
+        PairsFailed: there is no pair: the training or the watcher failed, or one pair takes longer than
+            `longest` seconds.
     """
     here, there = _FORK.Pipe()
-    process = _FORK.Process(target=_work, args=(make, watcher, seconds, threads, there))
+    process = _FORK.Process(target=_work, args=(make, watcher, _Limits(seconds, longest), threads, there))
     process.start()
     there.close()
     try:
@@ -80,14 +95,16 @@ def _family(pid: int) -> list[int]:
 
 
 def _work(
-    make: Callable[[], Training], watcher: Watcher, seconds: float, threads: int, pipe: Connection
+    make: Callable[[], Training], watcher: Watcher, limits: _Limits, threads: int, pipe: Connection
 ) -> None:
     """The life of the process."""
     torch.set_num_threads(threads)
     try:
         trainings = [_made(make), _made(make)]
         with watcher.attach(trainings[1]) as take:
-            pipe.send(_timed(trainings, take, watcher.cycle, seconds))
+            pipe.send(_timed(trainings, take, watcher.cycle, limits))
+    except PairsFailed as fault:
+        pipe.send(str(fault))
     except Exception as fault:
         pipe.send(f"{type(fault).__name__}: {fault}")
 
@@ -98,10 +115,12 @@ def _made(make: Callable[[], Training]) -> Training:
 
 
 def _timed(
-    trainings: list[Training], take: Take | None, cycle: int, seconds: float
+    trainings: list[Training], take: Take | None, cycle: int, limits: _Limits
 ) -> list[tuple[float, ...]]:
-    _pair(trainings, take, WARM_UP)
-    end = time.perf_counter() + seconds
+    pair = cycle * sum(_pair(trainings, take, WARM_UP))
+    if pair > limits.longest:
+        raise PairsFailed(f"a pair of {cycle} steps would take some {pair:.0f} s")
+    end = time.perf_counter() + limits.seconds
     found = [_pair(trainings, take, cycle)]
     bare, watched = found[0]
     least = 1 if cycle * (bare + watched) > LONG else LEAST
