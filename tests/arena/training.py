@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 import stepguard
 
 VALIDATED = 20
-"""Each how many steps a training is validated."""
+"""Each how many steps a training is validated, and its score looked at."""
 
 
 @dataclass
@@ -55,6 +55,8 @@ class Training:
             # A scheduler complains of a skipped first step, and torch of a scaler without a GPU.
             warnings.simplefilter("ignore")
             for t in range(self.steps):
+                if guard is not None and t % VALIDATED == 0:
+                    guard.log(score=self.looked_at(self.score))
                 self.step(t)
 
     def step(self, t: int) -> None:
@@ -74,14 +76,15 @@ class Training:
         if self.scheduler is not None:
             self.scheduler.step()
         if self.guard is not None and self.validate is not None and (t + 1) % VALIDATED == 0:
-            self.guard.log(val_loss=self.validated(self.validate))
+            with torch.no_grad():
+                self.guard.log(val_loss=self.looked_at(self.validate))
 
-    def validated(self, validate: Callable[[], float]) -> float:
-        """What `validate` finds, and the training left as if it had never looked."""
+    def looked_at(self, look: Callable[[], float]) -> float:
+        """What `look` finds in eval mode, and the training left as if it had never looked."""
         training = [module for module in self.model.modules() if module.training]
         self.model.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=()):
-            found = validate()
+        with torch.random.fork_rng(devices=()):
+            found = look()
         for module in training:
             module.training = True
         return found
