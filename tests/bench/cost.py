@@ -3,7 +3,8 @@
 On each workload every watcher has a process of its own, in which the watched training and a bare one like it
 take step by step in turn (see `pairs`). A pair is a tenth of a second of them or more, and as many steps as
 the watcher's cycle has. All get an even share of the time; where pairs are long, more, and where a single one
-would take a tenth of all the time, the watcher is left out there. "nobody" is bare against bare.
+would take a tenth of all the time and more than ten seconds, the watcher is left out there. "nobody" is bare
+against bare.
 
     python tests/bench/cost.py [--minutes 6] [--workloads lecture mlp] [--json cost.json]
 
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pairs import Pair, PairsFailed, pairs
+from pairs import LONG, Pair, PairsFailed, pairs
 from rich.console import Console
 from rich.table import Table
 from watchers import available
@@ -45,8 +46,9 @@ def measure(
         console.print(f"{workload}: {watcher} ...")
         share = max(end - time.perf_counter(), 0) / left
         make, watching = WORKLOADS[workload], available()[watcher]
+        longest = max(LONG, 60 * minutes * LONGEST)
         try:
-            found[workload, watcher] = pairs(make, watching, share, threads, 60 * minutes * LONGEST)
+            found[workload, watcher] = pairs(make, watching, share, threads, longest)
         except PairsFailed as fault:
             console.print(f"{watcher} is left out on {workload}: {fault}")
     return found
