@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from arena import catalog
 from arena.record import Outcome, Recording, path_of
 from stepguard.engine import Engine
 from stepguard.recover.decision import Alarm, Standing, decide
@@ -25,7 +26,7 @@ from stepguard.signals import Frame, Vector
 
 STOPS = ("restart", "halt")
 _WITH_THE_LOSS = ("loss", "grad_norm", "metric.val_loss", "grad.norm", "grad.rms", "grad.absmax")
-_TOLD = ("loss", "lr", "metric.val_loss", "metric.reward")
+_TOLD = ("loss", "lr", "metric.val_loss", "metric.reward", "metric.score", "metric.accuracy")
 """What a step is known by that was not measured."""
 View = Callable[[Frame], Frame]
 """How a recorded frame is shown to the rules."""
@@ -130,7 +131,18 @@ def _judge_saved(
     outcome: Outcome, *, packs: Sequence[Ruleset], folder: Path, total: bool, view: View | None, alone: bool
 ) -> list[Verdict]:
     recording = Recording.load(path_of(folder, outcome.scenario, outcome.seed))
+    _tell_accuracy(recording, outcome)
     return [judge(rules, outcome, recording, total=total, view=view, alone=alone) for rules in packs]
+
+
+def _tell_accuracy(recording: Recording, outcome: Outcome) -> None:
+    """Give AUTOTRAINER's conditions the accuracy they ask for: the last score, 0 at chance, 1 at best."""
+    accuracy: float | None = None
+    for frame in recording.frames:
+        if "metric.score" in frame.scalars:
+            accuracy = catalog.SCENARIOS[outcome.scenario].normalised(frame.scalars["metric.score"])
+        if accuracy is not None:
+            frame.scalars["metric.accuracy"] = accuracy
 
 
 def judge_all(
