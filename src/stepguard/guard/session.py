@@ -120,7 +120,11 @@ class Guard:
             self._faults.say(f"{fault}; the guard goes on without it")
 
     def log(self, **metrics: float) -> None:
-        """Log numbers by name; rules see `metric.NAME` at the next step."""
+        """Log numbers by name; rules see `metric.NAME` at the next step.
+
+        The default pack looks at three: `val_loss`, the loss on held-out data; `score`, a score on it that is 1
+        at best, the first time before the first step; `reward`, what is paid.
+        """
         for name, value in metrics.items():
             try:
                 self._metrics[METRIC + name] = float(value)
