@@ -122,8 +122,8 @@ class Guard:
     def log(self, **metrics: float) -> None:
         """Log numbers by name; rules see `metric.NAME` at the next step.
 
-        The default pack looks at three: `val_loss`, the loss on held-out data; `score`, a score on it that is 1
-        at best, the first time before the first step; `reward`, what is paid.
+        The default pack looks at three: `val_loss`, the loss on held-out data; `score`, a score on it that is
+        1 at best, the first time before the first step; `reward`, what is paid.
         """
         for name, value in metrics.items():
             try:
