@@ -56,6 +56,7 @@ SIGNALS: Mapping[str, Signal] = _table(
     Signal("loss", "run", "loss", "the loss given to the guard", positive=False),
     Signal("grad_norm", "run", "as the gradient", "Euclidean norm of all gradients together"),
     Signal("lr", "run", "per step", "learning rate of the first parameter group"),
+    Signal("lr_share", "run", "share", "lr, of the largest that its schedule knows (initial_lr, max_lr)"),
     Signal("dropout", "run", "share", "largest share that a dropout module in training drops"),
     Signal("loss_scale", "run", "factor", "scale of the GradScaler"),
     Signal("step_time", "run", "seconds", "time since the step before"),

@@ -26,7 +26,7 @@ from stepguard.signals import Frame, Vector
 
 STOPS = ("restart", "halt")
 _WITH_THE_LOSS = ("loss", "grad_norm", "metric.val_loss", "grad.norm", "grad.rms", "grad.absmax")
-_TOLD = ("loss", "lr", "metric.val_loss", "metric.reward", "metric.score", "metric.accuracy")
+_TOLD = ("loss", "lr", "lr_share", "metric.val_loss", "metric.reward", "metric.score", "metric.accuracy")
 """What a step is known by that was not measured."""
 View = Callable[[Frame], Frame]
 """How a recorded frame is shown to the rules."""

@@ -17,6 +17,8 @@ from workloads import Training
 
 import stepguard
 from stepguard.collect.cadence import LATER, YOUNG
+from stepguard.collect.passes import HUGE
+from stepguard.collect.sampling import SAMPLE, memory_of
 
 Take = Callable[[Tensor], object]
 
@@ -128,6 +130,44 @@ def reading(*, outputs: bool) -> Watcher:
 
 
 @contextmanager
+def samples_alone(training: Training) -> Generator[None]:
+    """What statistics of every layer have to read, in as few calls as torch has, and nothing made of it.
+
+    Of outputs the extremes, which are exact, and 4,096 elements; of gradients and weights the norm and the
+    extremes, and as many elements; of huge weights a part, in turn. All signals at every step cost as much.
+    """
+    places: dict[int, Tensor] = {}
+    rooms: dict[object, tuple[Tensor, ...]] = {}
+
+    def look(key: object, tensor: Tensor, *, norm: bool) -> None:
+        flat, numel = memory_of(tensor.detach()), tensor.numel()
+        if numel not in places:
+            places[numel] = torch.linspace(0, numel - 1, min(SAMPLE, numel)).long()
+        if key not in rooms:
+            rooms[key] = (*torch.zeros(3), torch.empty(len(places[numel])))
+        low, high, square, sample = rooms[key]
+        torch.aminmax(flat, out=(low, high))
+        torch.index_select(flat, 0, places[numel], out=sample)
+        if norm:
+            torch.dot(flat, flat, out=square)
+
+    def hook(module: nn.Module, _args: Any, output: Any) -> None:
+        look(module, output[0] if isinstance(output, tuple) else output, norm=False)
+
+    def before_step(*_: Any) -> None:
+        for parameter in training.model.parameters():
+            if parameter.grad is not None:
+                grad = parameter.grad
+                look(("grad", id(parameter)), grad.coalesce().values() if grad.is_sparse else grad, norm=True)
+                look(("weight", id(parameter)), memory_of(parameter)[:HUGE], norm=True)
+
+    handle = training.optimizer.register_step_pre_hook(before_step)
+    with _hooked(training, hook):
+        yield None
+    handle.remove()
+
+
+@contextmanager
 def _hooked(training: Training, hook: Callable[..., None]) -> Generator[None]:
     leaves = [m for m in training.model.modules() if not list(m.children()) and not isinstance(m, nn.Flatten)]
     handles = [leaf.register_forward_hook(hook) for leaf in leaves]
@@ -191,6 +231,7 @@ WATCHERS: dict[str, Watcher] = {
     "stepguard, each tenth": guarded(10),
     "every gradient read once": reading(outputs=False),
     "gradients and outputs read once": reading(outputs=True),
+    "samples and extremes alone": Watcher(samples_alone),
     "the lecture's hooks": Watcher(lecture_hooks),
     "naive .item()": Watcher(naive),
     "torchmortem": Watcher(torchmortem_autopsy, 50, "torchmortem"),

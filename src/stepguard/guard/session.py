@@ -30,6 +30,7 @@ from stepguard.recover.observer import Observer
 from stepguard.recover.protocols import Scaler
 from stepguard.recover.ranks import Ranks
 from stepguard.recover.recovery import Observation
+from stepguard.recover.trust import LARGEST
 from stepguard.report.diagnosis import Diagnosis
 from stepguard.report.faults import Faults
 from stepguard.report.session import Reports
@@ -261,7 +262,11 @@ class Guard:
         if self._last_time is not None:
             scalars["step_time"] = now - self._last_time
         self._last_time = now
-        scalars["lr"] = float(self._optimizer.param_groups[0]["lr"])
+        group = self._optimizer.param_groups[0]
+        scalars["lr"] = float(group["lr"])
+        largest = max(float(group.get(key, 0.0)) for key in LARGEST)
+        if largest > 0.0:
+            scalars["lr_share"] = scalars["lr"] / largest
         if self._scaler is not None:
             scalars["loss_scale"] = float(self._scaler.get_scale())
         return scalars

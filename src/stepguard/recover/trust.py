@@ -32,8 +32,8 @@ _LEAST_LR = 0.01
 
 What a scheduler of functions multiplies may never be reached.
 """
-_LARGEST = ("lr", "initial_lr", "max_lr")
-"""What the largest learning rate of a group is among."""
+LARGEST = ("initial_lr", "max_lr")
+"""Where schedulers of torch leave in a group what its learning rate is reckoned from."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class TrustRatios:
     def _shares(self) -> Sequence[float]:
         """The learning rate of each group, relative to the largest there is."""
         groups = self._optimizer.param_groups
-        largest = max(float(group.get(key, 0.0)) for group in groups for key in _LARGEST)
+        largest = max(float(group.get(key, 0.0)) for group in groups for key in ("lr", *LARGEST))
         return [max(_LEAST_LR, float(group["lr"]) / largest) if largest > 0.0 else 1.0 for group in groups]
 
     def _find(self) -> Sequence[_Layer]:
