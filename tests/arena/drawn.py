@@ -1,6 +1,6 @@
 """Trainings whose settings are drawn at random, as people try them: nobody made them odd or hard on purpose.
 
-    python tests/arena/drawn.py [--runs 300] [--jobs 2] [--json FILE]
+    python tests/arena/drawn.py [--runs 300] [--first 0] [--jobs 2] [--json FILE]
 
 Flow: from the number of a run come task, network, optimizer, learning rate and all else; it is trained bare
 but seen, and judged under the default pack. Prints how many failing runs were ended and how many healthy
@@ -168,11 +168,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=300)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first (default: 0)")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write what became of each run there")
     args = parser.parse_args()
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        found = list(pool.map(run, range(args.runs)))
+        found = list(pool.map(run, range(args.first, args.first + args.runs)))
     show(found, Console(width=100))
     if args.json is not None:
         args.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n", encoding="utf-8")
