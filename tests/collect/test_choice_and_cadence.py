@@ -168,6 +168,7 @@ def test_every_signal_of_the_table_is_measured(watching: Watch) -> None:
     found = {*frame.vectors, *frame.scalars}
     assert {name for name in SIGNALS if name not in found} <= {
         "lr",
+        "lr_share",
         "loss_scale",
         "step_time",
         "optim.rms_ratio",
