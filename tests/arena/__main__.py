@@ -1,6 +1,6 @@
 """The arena: hundreds of small trainings, healthy and failing, and what the rules make of them.
 
-    python tests/arena [--seeds 2] [--jobs 2] [--only GLOB] [--pack default] [--every 1] [--again]
+    python tests/arena [--seeds 2] [--jobs 2] [--only GLOB] [--pack default] [--every 1|--no-score] [--again]
 
 Records what is not recorded yet (each bare run once, all signals), replays every recording under the pack
 and under the baselines, prints the tables, and writes them to runs/arena/figures.json and, for the default
@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from arena import baselines, catalog, figures
-from arena.judge import Verdict, judge_all, thinned
+from arena.judge import Verdict, judge_all, thinned, unscored
 from arena.record import FOLDER, outcomes, record_all
 from stepguard.rules.packs import load_rules
 from stepguard.rules.rule import Ruleset
@@ -116,9 +116,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--only", default="*", help="scenarios whose names fit this glob")
     parser.add_argument("--pack", default="default", help="pack or rule file to try (default: default)")
-    parser.add_argument(
+    seen = parser.add_mutually_exclusive_group()
+    seen.add_argument(
         "--every", type=int, default=1, help="replay as if measured each so many steps (default: 1)"
     )
+    seen.add_argument("--no-score", action="store_true", help="replay as if no score had been logged")
     parser.add_argument(
         "--no-total", action="store_true", help="replay as if the length of the runs were not known"
     )
@@ -130,7 +132,7 @@ def main() -> None:
     names = [name for name in catalog.SCENARIOS if fnmatchcase(name, args.only)]
     record_all(names, range(args.seeds), args.folder, args.jobs, args.again)
     runs = [o for o in outcomes(args.folder).values() if o.scenario in names and o.seed < args.seeds]
-    view = None if args.every == 1 else partial(thinned, every=args.every)
+    view = unscored if args.no_score else None if args.every == 1 else partial(thinned, every=args.every)
     rules = load_rules(args.pack)
     verdicts, under = judge_all(
         [rules, baselines.rules()], runs, args.folder, jobs=args.jobs, total=not args.no_total, view=view
@@ -141,7 +143,7 @@ def main() -> None:
     show_wrong(verdicts, console)
     data = {"pack": as_data(verdicts), "rules": measured(verdicts, rules), "baselines": others}
     (args.folder / "figures.json").write_text(json.dumps(data, indent=1))
-    if args.pack == "default" and args.only == "*" and args.every == 1 and not args.no_total:
+    if args.pack == "default" and args.only == "*" and view is None and not args.no_total:
         MEASURED.write_text(json.dumps(data["rules"], indent=1) + "\n")
 
 

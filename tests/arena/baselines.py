@@ -16,7 +16,7 @@ PACKS = ("sagemaker", "autotrainer")
 """They only warn, or restart late: here the first alert of a pack is its stop."""
 WITHOUT = "sagemaker without loss and initialisation"
 _LEFT_OUT = frozenset({"loss-not-decreasing", "poor-weight-initialization"})
-"""Which fire on nearly every run, healthy or failing."""
+"""The rules of the loss and of the initialisation."""
 
 
 def rules() -> Ruleset:

@@ -170,6 +170,12 @@ def thinned(frame: Frame, *, every: int) -> Frame:
     return Frame(frame.step, {k: v for k, v in frame.scalars.items() if k in _TOLD}, kept)
 
 
+def unscored(frame: Frame) -> Frame:
+    """The frame of a training that logs no score."""
+    scalars = {name: value for name, value in frame.scalars.items() if name != "metric.score"}
+    return Frame(frame.step, scalars, frame.vectors)
+
+
 def scaled(frame: Frame, *, by: float) -> Frame:
     """The frame of the same training with its loss times `by`, and its learning rate so much smaller."""
     scalars = {

@@ -134,7 +134,7 @@ def samples_alone(training: Training) -> Generator[None]:
     """What statistics of every layer have to read, in as few calls as torch has, and nothing made of it.
 
     Of outputs the extremes, which are exact, and 4,096 elements; of gradients and weights the norm and the
-    extremes, and as many elements; of huge weights a part, in turn. All signals at every step cost as much.
+    extremes, and as many elements; of huge weights a part. All signals at every step cost at least as much.
     """
     places: dict[int, Tensor] = {}
     rooms: dict[object, tuple[Tensor, ...]] = {}
