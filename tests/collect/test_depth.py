@@ -75,6 +75,24 @@ class Wiped(nn.Module):
         return (self.last(self.first(x)) + self.own).detach().requires_grad_()
 
 
+class Experts(nn.Module):
+    """Of three experts the first batch is sent to the second alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 8)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(3))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.experts[1](self.stem(x)))
+
+
+def test_what_the_first_batch_does_not_reach_stands_behind_what_was_registered_before_it() -> None:
+    experts = [f"experts.{i}.{j}" for i in range(3) for j in range(2)]
+    assert depth(Experts(), torch.randn(4, 6)) == ["stem", *experts, "head"]
+
+
 def test_positions_stand_behind_the_tokens_and_a_scale_behind_what_it_scales() -> None:
     names = depth(Positions(), torch.randint(7, (4, 5)))
     assert [name for name in names if not name.endswith(".input")] == [

@@ -217,11 +217,11 @@ def test_a_module_that_is_never_called(watching: Watch) -> None:
     watched = watching(Model())
     for _ in range(2):
         frame = watched.train(torch.randn(3, 4))
-        assert watched.names() == ["used", "unused"]
+        assert watched.names() == ["unused", "used"]
         assert watched.all(frame, "act", "unused") == watched.all(frame, "grad", "unused") == {}
         assert len(watched.all(frame, "weight", "unused")) == 4
         assert frame.hist is not None
-        assert not frame.hist[1].any()
+        assert not frame.hist[0].any()
 
 
 def test_a_module_that_is_first_called_at_a_later_step(watching: Watch, defined: Defined) -> None:
@@ -242,7 +242,7 @@ def test_a_module_that_is_first_called_at_a_later_step(watching: Watch, defined:
     watched.model.warm = True
     frame = watched.train(torch.randn(3, 4))
     assert watched.layers == layers
-    assert watched.names() == ["first", "late", "act"]
+    assert watched.names() == ["late", "first", "act"]
     assert watched.outputs(frame, "act") == defined(watched.model.seen)
     watched.model.warm = False
     assert watched.all(watched.train(torch.randn(3, 4)), "act", "act") == {}

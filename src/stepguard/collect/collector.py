@@ -151,16 +151,14 @@ class Collector:
         return frame
 
     def _settle(self) -> None:
-        """Fix the layers: those called, in the order of their depth, then the others.
+        """Fix the layers, in the order of their depth.
 
         Not before the first step, since lazy modules have no parameters until their first call.
         """
         if self._settled:
             return
         self._settled = True
-        called = self._taps.settle()
-        names = {layer.name for layer in called}
-        self.layers = (*called, *(item.layer for item in self._watched if item.layer.name not in names))
+        self.layers = tuple(self._taps.settle())
         self._places = {layer.name: place for place, layer in enumerate(self.layers)}
         self._framer = Framer(len(self.layers))
         own = [p for item in self._watched for p in item.parameters]

@@ -19,9 +19,14 @@ _MOST = 20_000
 
 
 class Depth:
-    """Layers in the order in which the first measured forward pass calls them."""
+    """Layers in the order in which the first measured forward pass calls them.
+
+    What it does not call, an expert that nothing was sent to or a block left out by lot, stands behind what
+    was registered before it.
+    """
 
     def __init__(self, watched: Sequence[Watched]) -> None:
+        self._registered = [item.layer for item in watched]
         names = {item.module: item.layer.name for item in watched}
         self._inside = {
             names[module]: {names[each] for each in module.modules() if each in names and each is not module}
@@ -45,14 +50,20 @@ class Depth:
             self._early.add(name)
 
     def layers(self) -> list[Layer]:
-        """All that were called; early ones right behind the first of what they hold."""
+        """All watched layers and what feeds them; early ones right behind the first of what they hold."""
         order = list(self._called)
         for name in [name for name in order if name in self._early]:
             first = next((place for place, each in enumerate(order) if each in self._inside[name]), None)
             if first is not None:
                 order.remove(name)
                 order.insert(first + 1, name)
-        return [self._called[name] for name in order]
+        layers = {layer.name: layer for layer in self._registered} | self._called
+        before: str | None = None
+        for layer in self._registered:
+            if layer.name not in self._called:
+                order.insert(0 if before is None else order.index(before) + 1, layer.name)
+            before = layer.name
+        return [layers[name] for name in order]
 
 
 def _early(item: Watched, output: Tensor, measured: Collection[Any]) -> bool:

@@ -90,7 +90,7 @@ class Taps:
         self._handles, self._before_calls = [], {}
 
     def settle(self) -> list[Layer]:
-        """End the search for layers; return those found, in the order of their depth."""
+        """End the search for layers; return all, in the order of their depth."""
         self._discovering = False
         self._nodes.clear()
         for name in self._before_calls.keys() - self._fed.keys():
