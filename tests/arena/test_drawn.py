@@ -8,16 +8,27 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from arena.drawn import TASKS, Drawn, run, settings, show
+from arena.drawn import Drawn, run, show
+from arena.draws import KINDS, SCHEDULES, scenario, settings
 
 
 def test_a_number_is_a_run() -> None:
     assert settings(3) == settings(3)
     assert all(settings(a) != settings(b) for a, b in pairwise(range(50)))
-    assert {settings(number)["task"] for number in range(100)} == set(TASKS)
+    assert {settings(number)["kind"] for number in range(200)} == set(KINDS)
+    assert {settings(number)["schedule"] for number in range(200)} == set(SCHEDULES)
 
 
-@pytest.mark.parametrize("number", [number for number in range(40) if settings(number)["task"] == "wine"][:2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_trains(kind: str) -> None:
+    number = next(number for number in range(1000) if settings(number)["kind"] == kind)
+    training = scenario(number).make(number)
+    training.steps = 2
+    training.run()
+    assert -100.0 < training.score() <= 1.0
+
+
+@pytest.mark.parametrize("number", [number for number in range(40) if settings(number)["kind"] == "wine"][:2])
 def test_it_is_trained_and_judged(number: int) -> None:
     found = run(number)
     assert found == run(number)
