@@ -57,13 +57,17 @@ class Depth:
             if first is not None:
                 order.remove(name)
                 order.insert(first + 1, name)
-        layers = {layer.name: layer for layer in self._registered} | self._called
-        before: str | None = None
+        behind: dict[str | None, list[Layer]] = {}
+        place: str | None = None
         for layer in self._registered:
-            if layer.name not in self._called:
-                order.insert(0 if before is None else order.index(before) + 1, layer.name)
-            before = layer.name
-        return [layers[name] for name in order]
+            if layer.name in self._called:
+                place = layer.name
+            else:
+                behind.setdefault(place, []).append(layer)
+        layers = list(behind.get(None, ()))
+        for name in order:
+            layers += [self._called[name], *behind.get(name, ())]
+        return layers
 
 
 def _early(item: Watched, output: Tensor, measured: Collection[Any]) -> bool:
