@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stepguard.collect.collector import scalar_loss
+from stepguard.collect.losses import scalar_loss
 
 Watch = Callable[..., Any]
 

@@ -33,6 +33,8 @@ class Counted(TorchDispatchMode):
         self.number = number
         self.reads: list[str] = []
         self.transfers: list[int] = []
+        self.waited = 0
+        """Transfers that the host waits for at once."""
         self.uploads: list[int] = []
         self.largest = 0
 
@@ -45,6 +47,7 @@ class Counted(TorchDispatchMode):
             source, target = self._devices(packet, args, kwargs)
             if (source, target) == ("meta", "cpu"):
                 self.transfers.append(args[packet is ATEN.copy_].numel())
+                self.waited += not kwargs.get("non_blocking")
                 return self._answer(packet, args, kwargs)
             if source != target:
                 self.uploads.append(args[0].numel())
@@ -164,6 +167,34 @@ def test_on_a_device_an_unsampled_step_transfers_little(watching: Watch) -> None
         assert counted.transfers[0] <= 8
         assert frame.scalars["loss"] == 0.5
         assert watched.read(frame, "grad.nonfinite", "conv") == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("sampled", [True, False], ids=["measured", "not measured"])
+def test_what_is_begun_on_a_device_makes_one_transfer_and_waits_for_nothing(
+    watching: Watch, dtype: torch.dtype, sampled: bool
+) -> None:
+    options = {"device": "meta", "dtype": dtype}
+    watched = watching(Net(**options))
+    for step in range(3):
+        watched.collector.active = sampled
+        with Counted(0.0) as counted:
+            loss = watched.backward(images(**options))
+            if sampled:
+                watched.collector.remember(step)
+            coming = watched.collector.begin(step, loss, sampled=sampled)
+            watched.backward(images(**options))
+        assert counted.reads == []
+        assert (len(counted.transfers), counted.waited) == (1, 0)
+        assert coming.bad.device.type == "meta"
+        with Counted() as counted:
+            frame, bad = coming.arrive()
+        assert counted.reads == counted.transfers == []
+        assert not bad
+        assert ("act.std" in frame.vectors) == sampled
+        assert watched.read(frame, "grad.nonfinite", "conv") == 0
+        assert frame.scalars["loss"] == 0.0
+    assert watched.faults == []
 
 
 def test_on_a_device_a_bad_gradient_costs_a_second_transfer(watching: Watch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,16 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from stepguard.collect.coming import Arrived, Coming, any_bad
 from stepguard.collect.dropouts import Dropouts
-from stepguard.collect.framing import Framer, Membership, Seating, fill_parameters
+from stepguard.collect.framing import Flags, Framer, Membership, Seating, fill_parameters, finite
 from stepguard.collect.layers import as_globs, matches, watched_modules
 from stepguard.collect.parameters import SUMS, ParameterBank, ParameterNumbers, banks, joined
-from stepguard.collect.samples import ACTIVATION_SIGNALS, Outputs, Samples
+from stepguard.collect.samples import ACTIVATION_SIGNALS, Samples
 from stepguard.collect.taps import INPUT, Taps
+from stepguard.collect.trace import Call
 from stepguard.collect.transfer import Transfer
-from stepguard.signals import Frame, Layer, Vector
+from stepguard.signals import Frame, Layer
 
 _SEATINGS = 100
 """How many sets of layers that are called in the same step are remembered."""
@@ -66,8 +69,7 @@ class Collector:
         self._places: dict[str, int] = {}
         self._seatings: dict[tuple[str, ...], Seating] = {}
         self._framer = Framer(0)
-        self._all_finite: tuple[list[bool], Vector] | None = None
-        """Which parameters had gradients at the last unmeasured step, and the `grad.nonfinite` they had."""
+        self._flags = Flags(self._members, 0)
 
     @property
     def active(self) -> bool:
@@ -114,14 +116,12 @@ class Collector:
         forward pass is then made once more (see `trace`).
         """
         self._settle()
-        frame = Frame(step)
-        transfer = self._with_loss(frame, loss)
+        frame, transfer = self._with_loss(step, loss)
         if sampled:
             self._add_activations(frame, transfer)
-            self._add_parameters(frame, transfer, everything=self._moved)
+            self._add_parameters(frame, transfer)
             transfer.run()
-            self._moved = False
-            if any(bank.sliced for bank in self._banks) and not _finite(frame):
+            if any(bank.sliced for bank in self._banks) and not finite(frame):
                 self._look_closer(frame)
         elif not (self._screen(frame, transfer) and math.isfinite(frame.scalars.get("loss", 0.0))):
             self.remember(step)
@@ -129,6 +129,51 @@ class Collector:
             self._look_closer(frame)
         self._taps.last_call = None
         return self._framer.finish(frame)
+
+    @torch.no_grad()
+    def begin(self, step: int, loss: Tensor | None, *, sampled: bool) -> Coming:
+        """Begin the frame of this step, before its update, without waiting for the device.
+
+        It is to arrive before the next is begun; by then the device has left the step out if it is bad. Of
+        one without `sampled`, `grad.nonfinite` then counts tensors, and the pass made since is forgotten.
+        """
+        self._settle()
+        frame, transfer = self._with_loss(step, loss)
+        flags = [flag for bank in self._banks for flag in bank.flags()]
+        has_grad, fine, overflow = self._have_grads(), list[bool](), list[float]()
+        if sampled:
+            self._add_activations(frame, transfer)
+            self._add_parameters(frame, transfer)
+        else:
+            for flag in flags:
+                transfer.add([flag], lambda host: fine.extend(np.isfinite(host).tolist()))
+        call, self._taps.last_call = self._taps.last_call, None
+        bad = any_bad([*flags, *([] if loss is None else [loss])])
+        transfer.add([bad], lambda host: overflow.append(host.item()))
+        finish = transfer.start()
+
+        def arrive() -> Arrived:
+            finish()
+            if not sampled:
+                self._flags.put(frame, has_grad, fine)
+                if overflow[0]:
+                    self._trace_late(frame, call)
+            return Arrived(self._framer.finish(frame), bool(overflow[0]))
+
+        return Coming(bad, arrive)
+
+    def _trace_late(self, frame: Frame, call: Call | None) -> None:
+        transfer, after = Transfer(), self._taps.last_call
+        self._taps.forget()
+        self._taps.last_call = call
+        self._taps.trace()
+        self._add_activations(frame, transfer)
+        transfer.run()
+        self._taps.last_call = after
+
+    def forget(self) -> None:
+        """Forget the forward passes since the last frame."""
+        self._taps.forget()
 
     def weights_moved(self) -> None:
         """Read all weights at the next measured step: something else than the optimizer's step moved them."""
@@ -138,16 +183,17 @@ class Collector:
         """Measure all there is of a step that was bad and was not to be measured, or not all of it."""
         transfer = Transfer()
         self._add_activations(frame, transfer)
-        self._add_parameters(frame, transfer, everything=True)
+        self._moved = True
+        self._add_parameters(frame, transfer)
         transfer.run()
 
     @torch.no_grad()
     def frame_of_loss(self, step: int, loss: Tensor | None) -> Frame:
         """Make a frame of the loss alone, and forget the forward passes since the last frame."""
         self._settle()
-        frame = Frame(step)
-        self._taps.forget()
-        self._with_loss(frame, loss).run()
+        self.forget()
+        frame, transfer = self._with_loss(step, loss)
+        transfer.run()
         return frame
 
     def _settle(self) -> None:
@@ -161,8 +207,8 @@ class Collector:
         self.layers = tuple(self._taps.settle())
         self._places = {layer.name: place for place, layer in enumerate(self.layers)}
         self._framer = Framer(len(self.layers))
-        own = [p for item in self._watched for p in item.parameters]
-        parameters = dict.fromkeys([*own, *self._of_optimizer])
+        of_layers = (p for item in self._watched for p in item.parameters)
+        parameters = dict.fromkeys([*of_layers, *self._of_optimizer])
         self._banks = banks([p for p in parameters if not is_lazy(p) and p.numel()], self._asked)
         members = {p: i for i, p in enumerate(p for bank in self._banks for p in bank.parameters)}
         pairs = [
@@ -172,52 +218,37 @@ class Collector:
             if parameter in members
         ]
         self._members = Membership(pairs)
+        self._flags = Flags(self._members, len(self.layers))
         self._take_up()
 
-    def _with_loss(self, frame: Frame, loss: Tensor | None) -> Transfer:
-        transfer = Transfer()
+    def _with_loss(self, step: int, loss: Tensor | None) -> tuple[Frame, Transfer]:
+        frame, transfer = Frame(step), Transfer()
         if loss is not None:
             transfer.add([loss], lambda host: frame.scalars.update(loss=float(host.item())))
-        return transfer
+        return frame, transfer
 
     def _screen(self, frame: Frame, transfer: Transfer) -> bool:
         """Bring over whether the gradients are finite; say so in the frame if all are."""
-        finite: list[bool] = []
+        fine = list[bool]()
         for bank in self._banks:
-            transfer.add(bank.screen(), lambda *host: finite.extend(math.isfinite(x.item()) for x in host))
+            transfer.add(bank.screen(), lambda *host: fine.extend(math.isfinite(x.item()) for x in host))
         transfer.run()
-        if not all(finite):
-            return False
-        has_grad = [has for bank in self._banks for has in bank.has_grad]
-        if self._all_finite is None or self._all_finite[0] != has_grad:
-            self._all_finite = has_grad, self._no_nonfinite(has_grad)
-        vector = self._all_finite[1]
-        if vector.known.any():
-            frame.vectors["grad.nonfinite"] = vector
-        return True
+        if all(fine):
+            self._flags.put(frame, self._have_grads())
+        return all(fine)
 
-    def _no_nonfinite(self, has_grad: Sequence[bool]) -> Vector:
-        """`grad.nonfinite` where all gradients are finite; many frames share it, so it is read-only."""
-        known = np.zeros(len(self.layers), np.bool_)
-        known[self._members.with_any(np.array(has_grad, dtype=np.bool_))] = True
-        values = np.where(known, np.float32(0), np.float32(np.nan))
-        known.flags.writeable = values.flags.writeable = False
-        return Vector(values, known)
+    def _have_grads(self) -> list[bool]:
+        return [has for bank in self._banks for has in bank.has_grad]
 
     def _add_activations(self, frame: Frame, transfer: Transfer) -> None:
         frame.scalars |= self._dropouts.scalars()
         for samples, name_of in self._taps.groups():
+            transfer.add(samples.parts(), partial(self._put_outputs, frame, samples, name_of))
 
-            def finish(
-                *host: NDArray[np.floating],
-                samples: Samples = samples,
-                name_of: Callable[[int], str] = name_of,
-            ) -> None:
-                self._put_outputs(frame, samples.signals(*host), name_of)
-
-            transfer.add(samples.parts(), finish)
-
-    def _put_outputs(self, frame: Frame, outputs: Outputs, name_of: Callable[[int], str]) -> None:
+    def _put_outputs(
+        self, frame: Frame, samples: Samples, name_of: Callable[[int], str], *host: NDArray[np.floating]
+    ) -> None:
+        outputs = samples.signals(*host)
         names = tuple(map(name_of, outputs.called))
         seating = self._seatings.get(names)
         if seating is None:
@@ -236,7 +267,8 @@ class Collector:
             self._framer.fill(ACTIVATION_SIGNALS, seating.places, signals, known)
             self._framer.fill_hist(seating.places, outputs.hist[seating.rows])
 
-    def _add_parameters(self, frame: Frame, transfer: Transfer, *, everything: bool) -> None:
+    def _add_parameters(self, frame: Frame, transfer: Transfer) -> None:
+        everything, self._moved = self._moved, False
         found: dict[int, ParameterNumbers] = {}
         for place, bank in enumerate(self._banks):
 
@@ -264,24 +296,3 @@ class Collector:
         there, squares = (numbers.sums[SUMS.index(name)] for name in ("with grad", "grad squares"))
         if there.any():
             frame.scalars["grad_norm"] = float(np.sqrt(squares.sum()))
-
-
-def _finite(frame: Frame) -> bool:
-    """Whether the loss and all gradients are, where they are known."""
-    return all(math.isfinite(frame.scalars.get(name, 0.0)) for name in ("loss", "grad_norm"))
-
-
-def scalar_loss(loss: object) -> Tensor:
-    """The loss as a detached tensor of no dimension.
-
-    Raises:
-        TypeError: it is not a tensor with one real number.
-    """
-    if not isinstance(loss, Tensor):
-        raise TypeError(f"the loss should be a tensor with one real number, got {type(loss).__name__}")
-    if loss.numel() != 1 or loss.is_complex():
-        raise TypeError(
-            f"the loss should be a tensor with one real number, got one of shape {list(loss.shape)} and"
-            f" {loss.dtype} (give loss.mean(), say)"
-        )
-    return loss.detach().reshape(())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -100,6 +101,43 @@ class Membership:
     def largest(self, values: Numbers) -> Numbers:
         """Largest over each layer's parameters; NaN if one is."""
         return np.maximum.reduceat(values[..., self._members], self._starts, axis=-1)
+
+
+class Flags:
+    """`grad.nonfinite` where of each gradient only is known whether it is finite: how many are not."""
+
+    def __init__(self, members: Membership, layers: int) -> None:
+        self._members, self._layers = members, layers
+        self._fine: tuple[list[bool], Vector] | None = None
+        """Which parameters had gradients the last time that all were finite, and what was said of them."""
+
+    def put(self, frame: Frame, has_grad: list[bool], finite: Sequence[bool] = ()) -> None:
+        """Say it in a frame; `finite` has the gradients that are there, and is left out where all are."""
+        if not all(finite):
+            bad = np.zeros(len(has_grad))
+            bad[has_grad] = np.logical_not(finite)
+            vector = self._vector(has_grad, bad)
+        else:
+            if self._fine is None or self._fine[0] != has_grad:
+                self._fine = has_grad, self._vector(has_grad, np.zeros(len(has_grad)))
+            vector = self._fine[1]
+        if vector.known.any():
+            frame.vectors["grad.nonfinite"] = vector
+
+    def _vector(self, has_grad: list[bool], bad: Numbers) -> Vector:
+        """Many frames may share it, so it is read-only."""
+        known, values = np.zeros(self._layers, np.bool_), np.full(self._layers, np.nan, np.float32)
+        known[self._members.with_any(np.array(has_grad, dtype=np.bool_))] = True
+        if len(self._members.layers):
+            values[self._members.layers] = self._members.total(bad)
+        values[~known] = np.nan
+        known.flags.writeable = values.flags.writeable = False
+        return Vector(values, known)
+
+
+def finite(frame: Frame) -> bool:
+    """Whether the loss and all gradients are, where they are known."""
+    return all(math.isfinite(frame.scalars.get(name, 0.0)) for name in ("loss", "grad_norm"))
 
 
 def fill_parameters(framer: Framer, members: Membership, numbers: ParameterNumbers) -> None:

@@ -6,6 +6,7 @@ the norm and the extremes; `numbers` reduces the host copies to a row of numbers
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -65,7 +66,7 @@ class ParameterBank:
         self._grad_passes = self._passes_of_grads([])
         self._screen = Screen(self._dtype)
         self.has_grad: list[bool] = []
-        """Which parameters had a gradient at the last `screen`."""
+        """Which parameters had a gradient at the last `screen` or `flags`."""
         self._with_grad: list[int] = []
         self._seconds = SecondMoments(self._dtype)
         self._sampled_at: int | None = None
@@ -78,7 +79,7 @@ class ParameterBank:
             [self._weights[i] for i in self._now.large],
             self._dtype,
             self._device,
-            in_turn=True,
+            in_turn=self._device.type == "cpu",
             exact="weight.absmax" in self._asked,
             sparse={place for place, grad in enumerate(grads) if grad is not None and grad.is_sparse},
         )
@@ -105,6 +106,16 @@ class ParameterBank:
             found += [terms.sum(dtype=self._dtype) for terms in self._wholes(sparse)]
         # On the host each can be looked at where it is.
         return found if not found or self._device.type == "cpu" else [torch.stack(found).sum(0)]
+
+    def flags(self) -> list[Tensor]:
+        """One number on the device for each parameter that has a gradient, finite if all its elements are.
+
+        Exact, in one call: the largest abs(x). At most one tensor; none without gradients.
+        """
+        grads = [parameter.grad for parameter in self.parameters]
+        self.has_grad = [grad is not None for grad in grads]
+        there = self._wholes([grad for grad in grads if grad is not None])
+        return [torch.stack(torch._foreach_norm(there, math.inf))] if there else []  # pyright: ignore
 
     def _wholes(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Weights or gradients as real numbers of one dimension or more; of sparse ones what is there."""

@@ -42,6 +42,19 @@ class Outputs(NamedTuple):
     """Shape [rows, HIST_BINS + 1]; overwritten at the next step."""
 
 
+class _Taken(NamedTuple):
+    """What was put in until `parts` was called; of the rows, which may be cut anew before they arrive."""
+
+    called: list[int]
+    bad: list[int]
+    """Rows whose non-finite numbers were counted."""
+    squares: list[int]
+    """Rows with exact sums of squares."""
+    numel: NDArray[np.float64]
+    """Elements of the outputs of these."""
+    shapes: list[RowShape]
+
+
 class Samples:
     """Samples on one device, in one number format and of one width."""
 
@@ -56,11 +69,15 @@ class Samples:
         self._bad: dict[int, Tensor] = {}
         self._squares: dict[int, Tensor] = {}
         """Exact sums of squares of the outputs that are not taken whole."""
-        self._reduction: Reduction | None = None
+        self._shapes: list[RowShape] | None = None
+        """Those of the rows, until one is cut anew."""
+        self._taken = _Taken([], [], [], np.empty(0), [])
+        self._reduction: tuple[list[RowShape], Reduction] | None = None
+        """The last one, and the shapes that it was made for."""
 
     def add_row(self, bounds: tuple[float, float] | None) -> int:
         """Make room for one more layer; `bounds` are those beyond which its output is flat."""
-        self._reduction = None
+        self._shapes = None
         return self._rows.add(bounds)
 
     def put(self, place: int, output: Tensor, unit_dim: int | None) -> None:
@@ -166,7 +183,10 @@ class Samples:
             other._bad[there] = self._bad.pop(place)
 
     def parts(self) -> list[Tensor]:
-        """Tensors that `signals` needs on the host; none if no layer was called in this step."""
+        """Tensors that `signals` needs on the host; none if no layer was called in this step.
+
+        What was put in is forgotten, so that the next forward pass may begin before `signals` is called.
+        """
         if not self._called:
             return []
         self._finish_relus()
@@ -175,30 +195,40 @@ class Samples:
         for place, sums in self._again.items():
             rows.units[place, : len(sums)].add_(sums)
         rest = [*self._bad.values(), *self._squares.values()]
+        self._take()
         return [rows.sample, rows.units, rows.extremes, *([torch.stack(rest)] if rest else [])]
 
+    def _take(self) -> None:
+        if self._shapes is None:
+            self._shapes = [_shape(row) for row in self._rows]
+        squares = list(self._squares)
+        numel = np.array([how.numel for row in squares if (how := self._rows[row].plan)], dtype=np.float64)
+        self._taken = _Taken(list(self._called), list(self._bad), squares, numel, self._shapes)
+        self.forget()
+
     def forget(self) -> None:
-        """Forget what was put in since the last `signals`."""
+        """Forget what was put in since the last `parts`."""
         self._called, self._bad, self._squares = {}, {}, {}
         self._again, self._relus = {}, {}
 
     def signals(self, sample: Floats, units: Floats, extremes: Floats, rest: Floats | None = None) -> Outputs:
-        """Reduce the host copies of `parts`, and forget what was put in."""
-        called, count = list(self._called), len(self._rows)
+        """Reduce the host copies of what `parts` gave last."""
+        called, bad, _, _, shapes = self._taken
+        count = len(shapes)
         sample = sample.reshape(count, -1)
-        if self._reduction is None:
-            self._reduction = Reduction([_shape(row) for row in self._rows], sample.shape[1], sample.dtype)
-        found, hist = self._reduction(sample, units.reshape(count, -1))
+        if self._reduction is None or self._reduction[0] is not shapes:
+            self._reduction = shapes, Reduction(shapes, sample.shape[1], sample.dtype)
+        reduction = self._reduction[1]
+        found, hist = reduction(sample, units.reshape(count, -1))
         signals = np.zeros((len(ACTIVATION_SIGNALS), count))
         signals[:-2] = found
         signals[-2] = np.abs(extremes.reshape(count, 2)).max(1)
         if rest is not None:
-            bad, squares = np.split(rest.astype(np.float64), [len(self._bad)])
-            signals[-1, list(self._bad)] = bad
+            counts, squares = np.split(rest.astype(np.float64), [len(bad)])
+            signals[-1, bad] = counts
             self._correct(signals, squares)
-        for row, tail in zip(self._rows, self._reduction.tails.tolist(), strict=True):
+        for row, tail in zip(self._rows, reduction.tails.tolist(), strict=False):
             row.tame = tail <= _LIGHT
-        self.forget()
         return Outputs(called, signals, hist)
 
     def _correct(self, signals: NDArray[np.float64], squares: Floats) -> None:
@@ -207,8 +237,7 @@ class Samples:
         A ratio estimate: of outputs that are mostly zero, or loud in few places, a sample alone knows too
         little.
         """
-        rows = list(self._squares)
-        numel = np.array([how.numel for row in rows if (how := self._rows[row].plan)], dtype=np.float64)
+        _, _, rows, numel, _ = self._taken
         std, rms = (ACTIVATION_SIGNALS.index(name) for name in ("act.std", "act.rms"))
         factor = _by_how_much(squares, numel, signals[rms, rows])
         signals[std, rows] *= factor
@@ -216,7 +245,7 @@ class Samples:
 
     def _lay_out(self, place: int, how: Plan, layout: Layout) -> None:
         self._rows.lay_out(place, how, layout)
-        self._reduction = None
+        self._shapes = None
 
 
 def _finite(extremes: NDArray[np.floating]) -> bool:

@@ -35,7 +35,9 @@ class Acting:
         self._ranks, self._attempt, self._close = ranks, attempt, close
 
     def __call__(self, observation: Observation) -> bool:
-        """Do what was decided; True if the step must not happen.
+        """Do what was decided; True if the step at hand must not happen.
+
+        It is the one that was observed, or the one after it where that comes late.
 
         Raises:
             TrainingStopped: the attempt ends.
@@ -47,7 +49,7 @@ class Acting:
                 return False
             if decision.kind == "skip":
                 self._snapshots.buffers.put_back()
-                return True
+                return not self._observer.left_out_there
             if decision.kind == "rollback":
                 self._snapshots.going_back = decision
                 return True

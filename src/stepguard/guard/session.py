@@ -7,7 +7,6 @@ out before the weights are touched, and one observation for the subscribers.
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,26 +15,27 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from stepguard.collect.collector import Collector, scalar_loss
+from stepguard.collect.collector import Collector
+from stepguard.collect.losses import scalar_loss
 from stepguard.errors import StepguardError, TrainingStopped
 from stepguard.guard.acting import Acting
+from stepguard.guard.scalars import Scalars
 from stepguard.guard.snapshots import Snapshots
 from stepguard.guard.stepping import Stepping
 from stepguard.guard.telling import Subscriber, Telling
 from stepguard.recover.attempt import Attempt
 from stepguard.recover.decision import Decision
+from stepguard.recover.deferral import Deferral
 from stepguard.recover.gate import Gate
 from stepguard.recover.link import asked_by
 from stepguard.recover.observer import Observer
 from stepguard.recover.protocols import Scaler
 from stepguard.recover.ranks import Ranks
 from stepguard.recover.recovery import Observation
-from stepguard.recover.trust import LARGEST
 from stepguard.report.diagnosis import Diagnosis
 from stepguard.report.faults import Faults
 from stepguard.report.session import Reports
 from stepguard.rules.alert import Change
-from stepguard.signals import METRIC
 
 
 class Guard:
@@ -51,6 +51,7 @@ class Guard:
         reports: Reports,
         snapshots: Snapshots,
         stepping: Stepping,
+        deferral: Deferral,
         ranks: Ranks,
         faults: Faults,
         attempt: Attempt,
@@ -58,12 +59,13 @@ class Guard:
         self._optimizer, self._scaler = optimizer, scaler
         self._collector, self._observer, self._reports = collector, observer, reports
         self._snapshots, self._stepping, self._ranks = snapshots, stepping, ranks
-        self._faults, self._attempt = faults, attempt
+        self._faults, self._attempt, self._deferral = faults, attempt, deferral
         self._loss: Tensor | None = None
-        self._last_time: float | None = None
-        self._metrics: dict[str, float] = {}
+        self._scalars = Scalars(optimizer, scaler)
         self._telling = Telling(reports, faults)
         self._act = Acting(observer, snapshots, self._telling, ranks=ranks, attempt=attempt, close=self.close)
+        self._late: Observation | None = None
+        """What came late, and is acted upon before the next step."""
         self._closed = False
         self._inside = False
         """Of `step`, which has more to do after the optimizer."""
@@ -128,7 +130,7 @@ class Guard:
         """
         for name, value in metrics.items():
             try:
-                self._metrics[METRIC + name] = float(value)
+                self._scalars.log(name, value)
             except (TypeError, ValueError):
                 self._faults.say(
                     f"log({name}=...): expected a number, got {type(value).__name__}; it is left out"
@@ -151,10 +153,13 @@ class Guard:
 
     def state_dict(self) -> dict[str, Any]:
         """Step, windows, alerts, ladders and the remedy in force, to be saved with a checkpoint."""
+        self._arrive()
         return self._snapshots.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, of a model with the same layers; its weights are not in it."""
+        self._arrive()
+        self._late = None
         self._snapshots.load_state_dict(state)
 
     def keep(self, **parts: Any) -> None:
@@ -173,6 +178,7 @@ class Guard:
 
         Call it between two steps, after the scheduler's. A run may be resumed from it if no alert is firing.
         """
+        self._arrive()
         return self._snapshots.write()
 
     def resume(self) -> int:
@@ -191,6 +197,7 @@ class Guard:
         if self._closed:
             return
         self._closed = True
+        self._arrive()
         self._stepping.drop()
         self._observer.end()
         self._attempt.link.close()
@@ -199,7 +206,7 @@ class Guard:
         self._collector.close()
         try:
             self._snapshots.keeper.close(completed=outcome == "completed")
-            self._reports.close(outcome, self._metrics)
+            self._reports.close(outcome, self._scalars.metrics)
         except Exception as fault:
             self._faults(fault)
 
@@ -211,28 +218,40 @@ class Guard:
     ) -> None:
         self.close("completed" if error is None else f"error: {type(error).__name__}: {error}")
 
-    def _skips(self, loss: Tensor | None) -> bool:
-        """Observe the step at hand and do what was decided; tell whether the step must not happen."""
+    def _skips(self, loss: Tensor | None) -> bool | Tensor:
+        """Observe the step at hand and do what was decided; tell whether it must not happen (see `Gate`)."""
         if loss is not None:
             self.loss(loss)
         self._stepping.drop()  # what a step that was broken off has left
         if not self._gate.within:
             self._stepping.look()
-        skipped = self._pass(self._observer.observe)
-        if not skipped:
-            self._stepping.enter()
-        return skipped
+        skipped = self._pass(self._observe)
+        if skipped:
+            return True
+        self._stepping.enter()
+        return False if self._observer.bad is None else self._observer.bad
 
-    def _pass(self, observe: Callable[[Tensor | None, Mapping[str, float]], Observation]) -> bool:
+    def _observe(self, loss: Tensor | None, scalars: Mapping[str, float]) -> Observation | None:
+        late = self._stepping.idle and not self._gate.within and self._deferral()
+        self._snapshots.buffers.late = late
+        return self._observer.observe(loss, scalars, late=late)
+
+    def _pass(self, observe: Callable[[Tensor | None, Mapping[str, float]], Observation | None]) -> bool:
         step = self._observer.step
-        self._leave(step)
         try:
-            self._snapshots.before(step)
-            observation = observe(self._loss, self._scalars())
-            self._snapshots.heard()
-            self._attempt.link.step(observation.frame.step)
-            self._publish(observation)
-            return self._act(observation)
+            skipped = self._act_late()
+            self._leave(step)
+            if self._snapshots.going_back is not None:
+                self._observer.pass_by()
+            else:
+                self._snapshots.before(step)
+                observation = observe(self._loss, self._scalars())
+                if observation is not None:
+                    self._publish(observation)
+                    skipped = self._act(observation) or skipped
+            if skipped:
+                self._observer.stand()
+            return skipped
         except TrainingStopped:
             raise
         except Exception as fault:
@@ -242,6 +261,22 @@ class Guard:
         finally:
             self._loss = None
             self._attempt.link.alive()
+
+    def _act_late(self) -> bool:
+        """Do what was decided of the step before, where it is judged only now."""
+        self._arrive()
+        late, self._late = self._late, None
+        return late is not None and self._act(late)
+
+    def _arrive(self) -> None:
+        """Wait for the numbers of the step that was begun, and tell them."""
+        try:
+            late = self._observer.late()
+            if late is not None:
+                self._late = late
+                self._publish(late)
+        except Exception as fault:
+            self._faults(fault)
 
     def _passed(self) -> None:
         """A step is over, taken by the guard or by the loop itself."""
@@ -256,22 +291,9 @@ class Guard:
             self.close(f"stopped: {signal.Signals(asked_by(stopping)).name}")
             raise stopping
 
-    def _scalars(self) -> dict[str, float]:
-        scalars, self._metrics = self._metrics, {}
-        now = time.perf_counter()
-        if self._last_time is not None:
-            scalars["step_time"] = now - self._last_time
-        self._last_time = now
-        group = self._optimizer.param_groups[0]
-        scalars["lr"] = float(group["lr"])
-        largest = max(float(group.get(key, 0.0)) for key in LARGEST)
-        if largest > 0.0:
-            scalars["lr_share"] = scalars["lr"] / largest
-        if self._scaler is not None:
-            scalars["loss_scale"] = float(self._scaler.get_scale())
-        return scalars
-
     def _publish(self, observation: Observation) -> None:
+        self._snapshots.heard()
+        self._attempt.link.step(observation.frame.step)
         self._telling(observation)
         if observation.changes:
             self._snapshots.keeper.observed(observation.frame.step, self._observer.firing)

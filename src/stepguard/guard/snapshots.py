@@ -109,7 +109,7 @@ class Snapshots:
     def _roll_back(self, decision: Decision) -> None:
         """Put everything back; what the guard has made of the learning rate since then stays."""
         before = self.keeper.roll_back(decision.step)
-        self.buffers.keep()
+        self.buffers.renew()
         self.keeper.lr_scale *= float(decision.settings.get("lr", 1.0))
         if self.keeper.lr_scale != before:
             scale_lr(self._optimizer, self._scheduler, self.keeper.lr_scale / before)

@@ -45,7 +45,7 @@ class Stepping:
         self._trust = TrustRatios(model, optimizer)
 
     @property
-    def _idle(self) -> bool:
+    def idle(self) -> bool:
         """Whether no remedy is in force: it is asked at every step of every training."""
         return self._attempt.clip is None and self._attempt.pace is None and self.standardised.idle
 
@@ -54,14 +54,14 @@ class Stepping:
 
         Left out of a step in which the optimizer has the model run: it runs on the inputs as they are.
         """
-        if self._idle:
+        if self.idle:
             return
         with self._caught(self.standardised.leave):
             self.standardised.look()
 
     def enter(self) -> None:
         """The step is about to be taken."""
-        if self._idle:
+        if self.idle:
             return
         with self._caught(self.standardised.leave):
             self.standardised.enter()
@@ -74,7 +74,7 @@ class Stepping:
 
     def leave(self, step: int) -> None:
         """A step is over, taken or left out; `step` is the one to come."""
-        if self._idle:
+        if self.idle:
             return
         with self._caught(self._trust.drop):
             if self._attempt.pace is not None:
@@ -85,7 +85,7 @@ class Stepping:
 
     def drop(self) -> None:
         """Leave a step that was broken off."""
-        if self._idle:
+        if self.idle:
             return
         with self._caught():
             self._trust.drop()

@@ -20,6 +20,7 @@ from stepguard.guard.snapshots import Snapshots
 from stepguard.guard.stepping import Stepping
 from stepguard.guard.telling import Subscriber
 from stepguard.recover.attempt import Attempt, current_attempt
+from stepguard.recover.deferral import Deferral
 from stepguard.recover.keeper import Keeper
 from stepguard.recover.observer import Observer
 from stepguard.recover.parts import Parts
@@ -67,7 +68,9 @@ def watch(
         console: "auto" prints to standard error; a rich Console prints there; None is silent. Where several
             guards are open, the class of the model stands in each line.
         every: steps from one full measurement to the next; "auto" is each step for the first 200 and while
-            an alert is on, each tenth later. Loss and gradients are checked for NaN at every step.
+            an alert is on, each tenth later. Loss and gradients are checked for NaN at every step. On a GPU
+            a step of a fused optimizer is judged once the next one has run, so that nothing waits for it;
+            the device itself leaves out what is not finite.
         layers: globs of names or classes of the layers to watch; None watches all with parameters and all
             activations.
         scheduler: the learning-rate scheduler, so that a changed learning rate lasts.
@@ -148,6 +151,7 @@ class _Shared:
             reports=reports,
             snapshots=snapshots,
             stepping=stepping,
+            deferral=self.deferral(),
             ranks=self.ranks,
             faults=self.faults,
             attempt=attempt,
@@ -201,6 +205,10 @@ class _Shared:
             complain=self.complain,
             back=keeper.newest,
         )
+
+    def deferral(self) -> Deferral:
+        alone = self.scaler is None and self.ranks.count == 1 and not self.dry_run
+        return Deferral(self.model, self.optimizer, self.rules, alone=alone)
 
     def stepping(self, keeper: Keeper) -> Stepping:
         return Stepping(

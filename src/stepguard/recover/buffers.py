@@ -27,6 +27,8 @@ class _Kept:
     restless: bool
     """A normalisation's: its kernels write without counting a version, at nearly every step."""
     copy: Tensor
+    before: Tensor
+    """The copy before the last one."""
     source: Tensor
     """The tensor that was copied last, and its version then."""
     version: int
@@ -40,6 +42,8 @@ class Buffers:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
+        self.late = False
+        """Steps are judged when the next forward pass has been made: `put_back` goes one `keep` further."""
         self._kept: list[_Kept] | None = None
         """Found at the first call, after the first forward pass: lazy modules have theirs by then."""
 
@@ -48,12 +52,23 @@ class Buffers:
         if self._kept is None:
             self._kept = [_first_copy(*place) for place in _places(self._model)]
             return
+        if self.late and self._kept:
+            _copy([kept.before for kept in self._kept], [kept.copy for kept in self._kept])
         lives, copies = self._moved()
         if lives:
             _copy(copies, lives)
 
+    def renew(self) -> None:
+        """Copy all of them, and forget what they were before."""
+        self._kept = None
+        self.keep()
+
     def put_back(self) -> None:
         """Make every buffer that has moved what it was; before the first `keep` nothing is known."""
+        if self.late and self._kept:
+            _copy([kept.copy for kept in self._kept], [kept.before for kept in self._kept])
+            for kept in self._kept:
+                kept.version = -1  # whatever was copied last is not what the copy holds now
         lives, copies = self._moved()
         if lives:
             _copy(lives, copies)
@@ -93,4 +108,5 @@ def _first_copy(module: nn.Module, name: str) -> _Kept:
     live = getattr(module, name)
     restless = isinstance(module, _NormBase)
     owner = module._buffers  # pyright: ignore[reportPrivateUsage]
-    return _Kept(owner, name, restless, live.detach().clone(), live, live._version)
+    copy = live.detach().clone()
+    return _Kept(owner, name, restless, copy, copy.clone(), live, live._version)

@@ -19,7 +19,8 @@ class Gate:
     Args:
         optimizer: the optimizer; `scaler.step(optimizer)` and `optimizer.step()` pass the gate alike.
         skips: asked before each step, with the closure's loss where there is a closure; True keeps the step
-            from happening. What it raises leaves `optimizer.step()` before the weights are touched.
+            from happening. So does a 1.0 on the device, which a fused optimizer looks at there: nobody
+            waits for it. What it raises leaves `optimizer.step()` before the weights are touched.
         passed: called after each step, with weights and gradients as the step leaves them.
 
     A step that must not happen finds no gradients: every torch optimizer leaves a parameter without one
@@ -30,13 +31,14 @@ class Gate:
     def __init__(
         self,
         optimizer: Optimizer,
-        skips: Callable[[Tensor | None], bool],
+        skips: Callable[[Tensor | None], bool | Tensor],
         passed: Callable[[], None] = lambda: None,
     ) -> None:
         self._optimizer, self._skips, self._done = optimizer, skips, passed
         self._hidden: list[tuple[nn.Parameter, Tensor]] = []
         self._kept: dict[Any, dict[Any, Any]] | None = None
         """The optimizer's state before a step with a closure."""
+        self._asked_device = False
         self.passed = 0
         """Steps that came to the gate, without those that a GradScaler leaves out."""
         self._handles = [
@@ -57,6 +59,7 @@ class Gate:
     def _before(
         self, _optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._forget_device()  # of a step that was broken off
         if self._overflowed():
             return None
         self.passed += 1
@@ -100,8 +103,17 @@ class Gate:
         return evaluate
 
     def _ask(self, loss: Tensor | None) -> None:
-        if self._skips(loss):
+        answer = self._skips(loss)
+        if isinstance(answer, Tensor):
+            self._asked_device = True
+            self._optimizer.found_inf = answer  # pyright: ignore[reportAttributeAccessIssue]
+        elif answer:
             self._hide()
+
+    def _forget_device(self) -> None:
+        if self._asked_device:
+            self._asked_device = False
+            del self._optimizer.found_inf  # pyright: ignore[reportAttributeAccessIssue]
 
     def _hide(self) -> None:
         for parameter in self._parameters():
@@ -120,4 +132,5 @@ class Gate:
             parameter.grad = grad
         self._hidden.clear()
         self._kept = None
+        self._forget_device()
         self._done()

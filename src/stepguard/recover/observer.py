@@ -1,19 +1,21 @@
 """The live side of one attempt: at each step boundary from the collector's frame to an observation.
 
 Flow: in come the loss and the scalars that the session knows; out goes what was seen and decided at this
-step. It also says to the collector which of the next forward passes to measure.
+step, at once or, where the device may judge it, at the next one. It also says to the collector which of the
+next forward passes to measure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from stepguard.collect.cadence import Cadence
 from stepguard.collect.collector import Collector
+from stepguard.collect.coming import Coming
 from stepguard.engine import Engine
 from stepguard.recover.agreement import Agreement, Words
 from stepguard.recover.attempt import Attempt
@@ -27,6 +29,14 @@ from stepguard.signals import Frame, Layer
 
 _OF_STEPS = ("update.ratio", "weight.norm")
 """What is not told of weights after a step that was not taken."""
+
+
+class _Begun(NamedTuple):
+    """A step that is judged at the next one."""
+
+    coming: Coming
+    scalars: Mapping[str, float]
+    stood: bool
 
 
 class Observer:
@@ -69,6 +79,9 @@ class Observer:
         self._step, self._sampled = 0, True
         self._stood = False
         """The last step was not taken: the weights tell of no update, nor that they stand still."""
+        self._begun: _Begun | None = None
+        self.left_out_there = False
+        """The device has left out the step that was judged last."""
         self.surpassed: Decision | None = None
         """What ends the attempt at this step because another one did better; no rule has asked for it."""
 
@@ -87,24 +100,62 @@ class Observer:
         """The rules whose alert is firing."""
         return frozenset[str]() if self._recovery is None else self._recovery.engine.firing()
 
-    def observe(self, loss: Tensor | None, scalars: Mapping[str, float]) -> Observation:
-        """Observe a step that is about to be taken."""
+    @property
+    def bad(self) -> Tensor | None:
+        """1.0 on the device if the step at hand must be left out there; None if it was judged already."""
+        return None if self._begun is None else self._begun.coming.bad
+
+    def observe(
+        self, loss: Tensor | None, scalars: Mapping[str, float], *, late: bool = False
+    ) -> Observation | None:
+        """Observe a step that is about to be taken; with `late` begin to, and give nothing yet."""
         step = self._step
         self._step += 1
         if self._sampled:
             self._collector.remember(step)
+        stood, self._stood = self._stood, False
+        if late:
+            coming = self._collector.begin(step, loss, sampled=self._sampled)
+            self._begun = _Begun(coming, scalars, stood)
+            self._look_ahead(step)
+            return None
+        self.left_out_there = False
         frame = self._collector.frame(step, loss, sampled=self._sampled)
-        for name in _OF_STEPS if self._stood else ():
-            frame.vectors.pop(name, None)
-        return self._judge(frame, scalars)
+        return self._judge(frame, scalars, stood=stood)
+
+    def late(self) -> Observation | None:
+        """Observe the step that was begun, whose numbers are there by now; None if none was."""
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return None
+        frame, self.left_out_there = begun.coming.arrive()
+        observation = self._judge(frame, begun.scalars, stood=begun.stood, late=True)
+        if self.left_out_there:
+            self.stand()
+        return observation
+
+    def stand(self) -> None:
+        """The step at hand is not taken."""
+        self._stood = True
+        self._collector.weights_moved()
+
+    def pass_by(self) -> None:
+        """Count a step that is neither observed nor taken: its weights are given up."""
+        self._collector.forget()
+        self._step += 1
+        self._look_ahead(self._step - 1)
 
     def left_out(self, loss: Tensor | None, scalars: Mapping[str, float]) -> Observation:
         """Observe a step that the GradScaler left out: an overflow, which is its daily business."""
         frame = self._collector.frame_of_loss(self._step, loss)
         self._step += 1
-        return self._judge(frame, scalars)
+        return self._judge(frame, scalars, stood=False)
 
-    def _judge(self, frame: Frame, scalars: Mapping[str, float]) -> Observation:
+    def _judge(
+        self, frame: Frame, scalars: Mapping[str, float], *, stood: bool, late: bool = False
+    ) -> Observation:
+        for name in _OF_STEPS if stood else ():
+            frame.vectors.pop(name, None)
         frame.scalars |= scalars
         recovery = self._recovery = self._recovery or self._begin()
         observation = recovery.observe(self._agreed(frame))
@@ -112,15 +163,17 @@ class Observer:
             self._complain(f"rule {rule!r} failed and is left out from now on: {reason}")
         decision = observation.decision
         done = None if decision is None or decision.dry_run else decision.kind
-        self._stood = done in ("skip", "rollback")
-        if self._stood:
-            self._collector.weights_moved()
         self.surpassed = self._compared(observation.frame, left_out=done == "skip")
-        sampled, quiet = self._sampled, recovery.engine.quiet
+        if not late:
+            self._look_ahead(frame.step)
+        return observation
+
+    def _look_ahead(self, step: int) -> None:
+        """Say whether to measure the forward passes after this step."""
+        sampled, quiet = self._sampled, self._recovery is None or self._recovery.engine.quiet
         self._sampled = self._collector.active = self._cadence.measures(self._step, quiet=quiet)
         if self._sampled and not sampled:
-            self._collector.remember(frame.step)
-        return observation
+            self._collector.remember(step)
 
     def _compared(self, frame: Frame, *, left_out: bool) -> Decision | None:
         """An end to the attempt, where it does worse than the best one before it has done."""
