@@ -197,6 +197,15 @@ def test_what_is_begun_on_a_device_makes_one_transfer_and_waits_for_nothing(
     assert watched.faults == []
 
 
+def test_batches_that_change_their_size_upload_nothing_once_all_sizes_were_seen(watching: Watch) -> None:
+    watched = watching(Net(device="meta"))
+    for step in range(6):
+        with Counted() as counted:
+            watched.frame(watched.backward(torch.ones(16 + step % 2, 3, 8, 8, device="meta")))
+        assert step < 2 or counted.uploads == []
+    assert watched.faults == []
+
+
 def test_on_a_device_a_bad_gradient_costs_a_second_transfer(watching: Watch) -> None:
     watched = watching(Net(device="meta"))
     loss = watched.backward(images(device="meta"))

@@ -114,7 +114,8 @@ class ParameterBank:
         """
         grads = [parameter.grad for parameter in self.parameters]
         self.has_grad = [grad is not None for grad in grads]
-        there = self._wholes([grad for grad in grads if grad is not None])
+        wholes = self._wholes([grad for grad in grads if grad is not None])
+        there = [whole if whole.numel() else whole.new_zeros(1) for whole in wholes]
         return [torch.stack(torch._foreach_norm(there, math.inf))] if there else []  # pyright: ignore
 
     def _wholes(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:

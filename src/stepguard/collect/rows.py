@@ -20,6 +20,8 @@ from stepguard.collect.sampling import Plan
 Layout = tuple[tuple[int, ...], tuple[int, ...], int | None]
 """Shape, stride and the dimension of the units."""
 
+_UPLOADED = 128
+"""Plans whose places are kept on the device."""
 _WORDS = 64
 """Widths are multiples of it."""
 
@@ -75,6 +77,8 @@ class Rows(list[Row]):
         self._room = 0
         self._make_room(0)
         self._judged: list[_Judged] | None = None
+        self._uploaded: dict[int, tuple[Plan, Tensor]] = {}
+        """By the identity of their plans, which are kept alive with them."""
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, device=self.device, dtype=self.dtype)
@@ -108,7 +112,7 @@ class Rows(list[Row]):
         same, row.layout, row.plan = how is row.plan, layout, how
         if same:
             return
-        row.where = torch.from_numpy(how.places).to(self.device)
+        row.where = self._where(how)
         before, sample = len(how.places) - how.sample, how.sample
         if before > self._before or sample > self._width or how.units > self._units:
             old = self._before, self._width
@@ -117,6 +121,14 @@ class Rows(list[Row]):
             self._make_room(self._room, *old)
         self._all[place], self._sums[place] = 0, 0
         self._cut(place)
+
+    def _where(self, how: Plan) -> Tensor:
+        """The places of a plan on the device: an upload waits for it, so those of the last plans stay."""
+        if id(how) not in self._uploaded:
+            if len(self._uploaded) == _UPLOADED:
+                self._uploaded.clear()
+            self._uploaded[id(how)] = how, torch.from_numpy(how.places).to(self.device)
+        return self._uploaded[id(how)][1]
 
     def _make_room(self, room: int, before: int | None = None, width: int | None = None) -> None:
         """Enlarge the buffers; what was put in stays. `before` and `width` are those of the old ones."""

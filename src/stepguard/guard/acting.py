@@ -48,13 +48,14 @@ class Acting:
             if decision.kind in _CHANGES and self._ranks.apart:
                 return False
             if decision.kind == "skip":
-                self._snapshots.buffers.put_back()
+                if not self._observer.left_out_there:
+                    self._snapshots.buffers.put_back()
                 return not self._observer.left_out_there
             if decision.kind == "rollback":
                 self._snapshots.going_back = decision
                 return True
             self._do(decision)
-        if self._observer.measures:
+        if self._observer.measures and self._observer.at_once:
             self._snapshots.buffers.keep()
         return False
 

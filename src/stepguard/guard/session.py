@@ -19,6 +19,7 @@ from stepguard.collect.collector import Collector
 from stepguard.collect.losses import scalar_loss
 from stepguard.errors import StepguardError, TrainingStopped
 from stepguard.guard.acting import Acting
+from stepguard.guard.lateness import Lateness
 from stepguard.guard.scalars import Scalars
 from stepguard.guard.snapshots import Snapshots
 from stepguard.guard.stepping import Stepping
@@ -64,8 +65,7 @@ class Guard:
         self._scalars = Scalars(optimizer, scaler)
         self._telling = Telling(reports, faults)
         self._act = Acting(observer, snapshots, self._telling, ranks=ranks, attempt=attempt, close=self.close)
-        self._late: Observation | None = None
-        """What came late, and is acted upon before the next step."""
+        self._late = Lateness(observer, snapshots, publish=self._publish, act=self._act, faults=faults)
         self._closed = False
         self._inside = False
         """Of `step`, which has more to do after the optimizer."""
@@ -153,13 +153,12 @@ class Guard:
 
     def state_dict(self) -> dict[str, Any]:
         """Step, windows, alerts, ladders and the remedy in force, to be saved with a checkpoint."""
-        self._arrive()
+        self._late.catch_up()
         return self._snapshots.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, of a model with the same layers; its weights are not in it."""
-        self._arrive()
-        self._late = None
+        self._late.forget()
         self._snapshots.load_state_dict(state)
 
     def keep(self, **parts: Any) -> None:
@@ -178,7 +177,7 @@ class Guard:
 
         Call it between two steps, after the scheduler's. A run may be resumed from it if no alert is firing.
         """
-        self._arrive()
+        self._late.catch_up()
         return self._snapshots.write()
 
     def resume(self) -> int:
@@ -197,18 +196,23 @@ class Guard:
         if self._closed:
             return
         self._closed = True
-        self._arrive()
+        try:
+            self._late.arrive()
+        finally:
+            self._take_off()
+        try:
+            self._snapshots.keeper.close(completed=outcome == "completed")
+            self._reports.close(outcome, self._scalars.metrics)
+        except Exception as fault:
+            self._faults(fault)
+
+    def _take_off(self) -> None:
         self._stepping.drop()
         self._observer.end()
         self._attempt.link.close()
         self._ranks.leave()
         self._gate.close()
         self._collector.close()
-        try:
-            self._snapshots.keeper.close(completed=outcome == "completed")
-            self._reports.close(outcome, self._scalars.metrics)
-        except Exception as fault:
-            self._faults(fault)
 
     def __enter__(self) -> Guard:
         return self
@@ -232,18 +236,20 @@ class Guard:
         return False if self._observer.bad is None else self._observer.bad
 
     def _observe(self, loss: Tensor | None, scalars: Mapping[str, float]) -> Observation | None:
-        late = self._stepping.idle and not self._gate.within and self._deferral()
-        self._snapshots.buffers.late = late
-        return self._observer.observe(loss, scalars, late=late)
+        alone = self._stepping.idle and self._gate.free and not (self._gate.within or self._observer.ends)
+        observation = self._observer.observe(loss, scalars, late=alone and self._deferral())
+        if self._observer.bad is not None:
+            self._snapshots.buffers.settle(self._observer.bad)
+        return observation
 
     def _pass(self, observe: Callable[[Tensor | None, Mapping[str, float]], Observation | None]) -> bool:
         step = self._observer.step
         try:
-            skipped = self._act_late()
-            self._leave(step)
+            skipped = self._late.act()
             if self._snapshots.going_back is not None:
                 self._observer.pass_by()
             else:
+                self._leave(step)
                 self._snapshots.before(step)
                 observation = observe(self._loss, self._scalars())
                 if observation is not None:
@@ -261,22 +267,6 @@ class Guard:
         finally:
             self._loss = None
             self._attempt.link.alive()
-
-    def _act_late(self) -> bool:
-        """Do what was decided of the step before, where it is judged only now."""
-        self._arrive()
-        late, self._late = self._late, None
-        return late is not None and self._act(late)
-
-    def _arrive(self) -> None:
-        """Wait for the numbers of the step that was begun, and tell them."""
-        try:
-            late = self._observer.late()
-            if late is not None:
-                self._late = late
-                self._publish(late)
-        except Exception as fault:
-            self._faults(fault)
 
     def _passed(self) -> None:
         """A step is over, taken by the guard or by the loop itself."""

@@ -143,7 +143,7 @@ class Snapshots:
             "reason": decision.reason,
             "diagnosis": diagnosis,
         }
-        self.keeper.write_now(decision.step, "evidence", evidence)
+        self.keeper.write_now(self._observer.boundary, "evidence", evidence)
 
     def resume(self) -> int:
         """Go on with a run that was broken off; the step to go on with, 0 for none.

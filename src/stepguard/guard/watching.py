@@ -151,7 +151,7 @@ class _Shared:
             reports=reports,
             snapshots=snapshots,
             stepping=stepping,
-            deferral=self.deferral(),
+            deferral=self.deferral(whole=layers is None),
             ranks=self.ranks,
             faults=self.faults,
             attempt=attempt,
@@ -206,8 +206,8 @@ class _Shared:
             back=keeper.newest,
         )
 
-    def deferral(self) -> Deferral:
-        alone = self.scaler is None and self.ranks.count == 1 and not self.dry_run
+    def deferral(self, *, whole: bool) -> Deferral:
+        alone = whole and self.scaler is None and self.ranks.count == 1 and not self.dry_run
         return Deferral(self.model, self.optimizer, self.rules, alone=alone)
 
     def stepping(self, keeper: Keeper) -> Stepping:

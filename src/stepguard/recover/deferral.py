@@ -13,6 +13,7 @@ from stepguard.rules.rule import LayerFilter, Rule, Ruleset
 
 DEVICES = ("cuda",)
 """Kinds of devices that work on while the host does."""
+_STOPS = ("skip", "rollback", "restart", "halt")
 _BAD = ("nonfinite(loss)", "any(grad.nonfinite > 0)")
 """Conditions that say together what the device looks at."""
 
@@ -20,12 +21,14 @@ _BAD = ("nonfinite(loss)", "any(grad.nonfinite > 0)")
 class Deferral:
     """Tells of one training whether the numbers of its steps may come late.
 
-    They may if rules skip each step whose loss or gradients are not finite, all is on one device, and the
+    They may if rules let no step pass whose loss or gradients are not finite, all is on one device, and the
     optimizer is fused.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, rules: Ruleset, *, alone: bool) -> None:
-        """`alone` is a training that no GradScaler, no other rank and no dry run has a part in."""
+        """`alone` is a training that no GradScaler, no other rank, no choice of layers and no dry run has a
+        part in.
+        """
         self._model, self._optimizer = model, optimizer
         self._wanted = alone and {rule.condition.root.text for rule in rules if _skips(rule)}.issuperset(_BAD)
         self._there: bool | None = None
@@ -36,20 +39,22 @@ class Deferral:
         if not self._wanted:
             return False
         if self._there is None:
-            groups = self._optimizer.param_groups
-            tensors = [*self._model.parameters(), *(p for group in groups for p in group["params"])]
-            devices = {tensor.device for tensor in tensors}
-            self._there = len(devices) == 1 and devices.pop().type in DEVICES
+            own = {p for group in self._optimizer.param_groups for p in group["params"]}
+            watched = own.issubset(self._model.parameters())
+            devices = {x.device for x in (*own, *self._model.parameters(), *self._model.buffers())}
+            self._there = watched and len(devices) == 1 and devices.pop().type in DEVICES
         return self._there and self._leaves_out()
 
     def _leaves_out(self) -> bool:
         groups, state = self._optimizer.param_groups, self._optimizer.state
         able = getattr(self._optimizer, "_step_supports_amp_scaling", False)
-        if not able or not all(group.get("fused") for group in groups):
+        known = type(self._optimizer).step.__module__.startswith("torch.optim.")
+        if not (able and known and all(group.get("fused") for group in groups)):
             return False
-        # A fused SGD that leaves out its very first step is left with a momentum that nobody has set.
+        # A fused SGD that leaves out a first step is left with a momentum that nobody has set.
         return not any(
-            group.get("momentum") and all(_unset(state.get(parameter)) for parameter in group["params"])
+            group.get("momentum")
+            and any(p.grad is not None and _unset(state.get(p)) for p in group["params"])
             for group in groups
         )
 
@@ -59,6 +64,7 @@ def _unset(state: dict[str, Tensor | None] | None) -> bool:
 
 
 def _skips(rule: Rule) -> bool:
-    """Whether the rule skips a step as soon as its condition holds, whichever layers it speaks of."""
-    always = rule.active.start.value == 0 and rule.active.end.value == float("inf")
-    return rule.ladder[0].kind == "skip" and rule.hold == 1 and always and rule.layers == LayerFilter()
+    """Whether the rule lets no step pass at which its condition holds, whichever layers it speaks of."""
+    always = rule.hold == 1 and rule.active.start.value == 0 and rule.active.end.value == float("inf")
+    stops = all(action.kind in _STOPS for action in rule.ladder)
+    return always and stops and rule.ladder[0].kind == "skip" and rule.layers == LayerFilter()

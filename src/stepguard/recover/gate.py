@@ -51,8 +51,15 @@ class Gate:
         """Whether the question comes from within a step: the optimizer has the model run by a closure."""
         return self._kept is not None
 
+    @property
+    def free(self) -> bool:
+        """Whether nobody else, as a GradScaler does, has asked the device to leave this step out."""
+        asked = (getattr(self._optimizer, name, None) for name in ("grad_scale", "found_inf"))
+        return all(each is None for each in asked)
+
     def close(self) -> None:
         """Take the hooks off."""
+        self._forget_device()
         for handle in self._handles:
             handle.remove()
 

@@ -116,7 +116,7 @@ class Keeper:
     def before(self, step: int) -> None:
         """Certify or take a candidate, right before a step."""
         self._certify(step)
-        if self.ready(step) and step >= self._due:
+        if self.ready(step) and step >= self._due and not self._spoiled:
             try:
                 self._take(step)
             except Exception as fault:

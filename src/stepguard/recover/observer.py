@@ -80,6 +80,8 @@ class Observer:
         self._stood = False
         """The last step was not taken: the weights tell of no update, nor that they stand still."""
         self._begun: _Begun | None = None
+        self.at_once = True
+        """The step that was judged last is the one at hand, and not the one before it."""
         self.left_out_there = False
         """The device has left out the step that was judged last."""
         self.surpassed: Decision | None = None
@@ -89,6 +91,16 @@ class Observer:
     def step(self) -> int:
         """The step to come."""
         return self._step
+
+    @property
+    def boundary(self) -> int:
+        """The step before whose update the weights are, while it is acted upon what was judged."""
+        return self._step - self.at_once
+
+    @property
+    def ends(self) -> bool:
+        """Whether the step to come is the last one that was planned."""
+        return self._total_steps is not None and self._step + 1 >= self._total_steps
 
     @property
     def measures(self) -> bool:
@@ -119,7 +131,6 @@ class Observer:
             self._begun = _Begun(coming, scalars, stood)
             self._look_ahead(step)
             return None
-        self.left_out_there = False
         frame = self._collector.frame(step, loss, sampled=self._sampled)
         return self._judge(frame, scalars, stood=stood)
 
@@ -154,6 +165,8 @@ class Observer:
     def _judge(
         self, frame: Frame, scalars: Mapping[str, float], *, stood: bool, late: bool = False
     ) -> Observation:
+        self.at_once = not late
+        self.left_out_there = self.left_out_there and late
         for name in _OF_STEPS if stood else ():
             frame.vectors.pop(name, None)
         frame.scalars |= scalars
