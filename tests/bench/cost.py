@@ -6,7 +6,7 @@ the watcher's cycle has. All get an even share of the time; where pairs are long
 would take a tenth of all the time and more than ten seconds, the watcher is left out there. "nobody" is bare
 against bare.
 
-    python tests/bench/cost.py [--minutes 6] [--workloads lecture mlp] [--json cost.json]
+    python tests/bench/cost.py [--minutes 5] [--workloads lecture mlp] [--json cost.json]
 
 What is installed of torchmortem, wandb and lightning is measured as well (the extra `peers`).
 """
@@ -106,8 +106,8 @@ def main() -> None:
     parser.add_argument(
         "--minutes",
         type=float,
-        default=6,
-        help="for all workloads together, and more where pairs are long (default: 6)",
+        default=5,
+        help="for all workloads together, and more where pairs are long (default: 5)",
     )
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--watchers", nargs="+", choices=available(), default=list(available()))
