@@ -68,9 +68,8 @@ def watch(
         console: "auto" prints to standard error; a rich Console prints there; None is silent. Where several
             guards are open, the class of the model stands in each line.
         every: steps from one full measurement to the next; "auto" is each step for the first 200 and while
-            an alert is on, each tenth later. Loss and gradients are checked for NaN at every step. On a GPU
-            a step of a fused optimizer is judged once the next one has run, so that nothing waits for it;
-            the device itself leaves out what is not finite.
+            an alert is on, each tenth later. Loss and gradients are checked for NaN at every step. Steps of
+            fused optimizers on a GPU are judged one step later; the device leaves out bad ones itself.
         layers: globs of names or classes of the layers to watch; None watches all with parameters and all
             activations.
         scheduler: the learning-rate scheduler, so that a changed learning rate lasts.
